@@ -1,0 +1,29 @@
+"""The errors a caller can act on; each names the field, the rule, the value and the remedy."""
+
+
+class RlpostError(Exception):
+    """Base of every error that rlpost raises on purpose."""
+
+
+class ConfigError(RlpostError, ValueError):
+    """A recipe or an override asks for something impossible."""
+
+
+class DataError(RlpostError, ValueError):
+    """A data set, a prompt or a model's answer does not have the promised form."""
+
+
+class ResourceError(RlpostError, RuntimeError):
+    """The machine or the cluster cannot hold what the recipe asks for."""
+
+
+class ActorError(RlpostError, RuntimeError):
+    """An actor died or raised; the message names the actor, its node and the cause."""
+
+
+class WeightSyncError(RlpostError, RuntimeError):
+    """The weights that arrived in a rollout worker are not the weights that were sent."""
+
+
+class DeadlineError(RlpostError, TimeoutError):
+    """Something that was waited for did not come in time; the message says what and for how long."""

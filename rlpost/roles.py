@@ -1,0 +1,64 @@
+"""The parts that the controller drives, as protocols: async verbs, no word of Ray."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from rlpost.metrics import Metrics
+from rlpost.types import Group, Prompt, RankBatch, Sampling, Trajectory, Verdict
+
+
+class Rollouts(Protocol):
+    """Samples groups of trajectories from the current policy."""
+
+    async def generate(self, prompt: Prompt, group_size: int, sampling: Sampling) -> Group:
+        """Sample one group; calls may overlap, and are spread over the workers by load."""
+        ...
+
+    async def weight_versions(self) -> Mapping[str, int]:
+        """Return the version of the weights that each worker serves, by worker name."""
+        ...
+
+
+class Verifiers(Protocol):
+    """Scores trajectories; several at once, each under a time limit."""
+
+    async def verify(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Verdict]:
+        """Return one verdict a trajectory, in order."""
+        ...
+
+
+class Reference(Protocol):
+    """The frozen policy that the KL penalty measures against."""
+
+    async def logprobs(self, trajectories: Sequence[Trajectory]) -> list[tuple[float, ...]]:
+        """Return log pi_ref of each trajectory's `token_ids`, at the sampling temperature."""
+        ...
+
+
+class Learner(Protocol):
+    """Holds the policy being trained, spread over `num_ranks` processes."""
+
+    num_ranks: int
+
+    async def update(self, batches: Sequence[RankBatch], step: int) -> Metrics:
+        """Train on one step's batch, one `RankBatch` a rank, and return merged metrics."""
+        ...
+
+    async def publish(self, version: int) -> Mapping[str, float]:
+        """Put the current weights into every rollout worker and prove that they arrived.
+
+        Returns metrics of the transfer (`weights/*`).
+
+        Raises:
+            WeightSyncError: what a worker holds is not what was sent.
+        """
+        ...
+
+    async def save(self, folder: Path) -> None:
+        """Write optimiser, scheduler and weights into an existing folder."""
+        ...
+
+    async def export(self, folder: Path) -> None:
+        """Write the policy as a folder that transformers can load."""
+        ...

@@ -1,0 +1,359 @@
+"""The schema of a run: every field that a recipe or an override may set.
+
+Values live in `recipes/`; here are types, defaults that hold for any recipe, and what each field
+means. `rlpost.config.load` composes, converts and checks them.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Dtype(StrEnum):
+    """Number formats of weights and activations."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Advantage(StrEnum):
+    """Advantage estimators; see `rlpost.advantages`."""
+
+    grpo = "grpo"
+    dr_grpo = "dr_grpo"
+
+
+class Reduction(StrEnum):
+    """How token losses become one number; `auto` takes what the objective's paper uses."""
+
+    auto = "auto"
+    token_mean = "token_mean"
+    sequence_mean = "sequence_mean"
+    constant_length = "constant_length"
+
+
+class KLEstimator(StrEnum):
+    """Estimators of KL(current || reference); see `rlpost.kl`."""
+
+    k1 = "k1"
+    k2 = "k2"
+    k3 = "k3"
+
+
+class KLIn(StrEnum):
+    """Where the KL penalty enters."""
+
+    loss = "loss"
+    reward = "reward"
+
+
+class LrSchedule(StrEnum):
+    """Learning-rate schedules after the linear warm-up."""
+
+    constant = "constant"
+    cosine = "cosine"
+    linear = "linear"
+
+
+class WeightBackend(StrEnum):
+    """How weights reach vLLM; `auto` is `shm` on CPU, `nccl` on GPU."""
+
+    auto = "auto"
+    shm = "shm"
+    nccl = "nccl"
+    ipc = "ipc"
+
+
+class OnTimeout(StrEnum):
+    """What becomes of a trajectory whose verification ran out of time."""
+
+    drop = "drop"
+    zero = "zero"
+    fail = "fail"
+
+
+class Offload(StrEnum):
+    """Where DeepSpeed keeps optimiser state or parameters that do not fit the device."""
+
+    none = "none"
+    cpu = "cpu"
+
+
+@dataclass(kw_only=True)
+class ObjectiveConfig:
+    """Base of the ratio-control objectives' hyperparameters; see `rlpost.objectives`."""
+
+    name: str = "???"
+
+
+@dataclass(kw_only=True)
+class ScratchModelConfig:
+    """A small Qwen2-shaped model made from nothing, for recipes that download no weights."""
+
+    num_layers: int = 4
+    hidden_size: int = 128
+    intermediate_size: int = 384
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    max_position_embeddings: int = 1024
+    tie_word_embeddings: bool = True
+
+
+@dataclass(kw_only=True)
+class LoraConfig:
+    """A LoRA adapter; `rank=0` trains all weights. `transfer` is `merged` or `adapter`."""
+
+    rank: int = 0
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: list[str] = field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"]
+    )
+    transfer: str = "merged"
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """The policy: a transformers folder or hub name, or `scratch` when `path` is null."""
+
+    path: str | None = None
+    tokenizer_path: str | None = None  # null: beside the model, or `characters` for a scratch model
+    dtype: Dtype = Dtype.float32
+    trust_remote_code: bool = False
+    activation_checkpointing: bool = False
+    scratch: ScratchModelConfig = field(default_factory=ScratchModelConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+
+@dataclass(kw_only=True)
+class TaskConfig:
+    """Where prompts and verdicts come from; `kind` is `reasoning_gym`, `dataset` or `custom`."""
+
+    kind: str = "???"
+    name: str | None = None  # the reasoning-gym generator, or a label
+    path: str | None = None  # custom: package.module:function
+    parameters: dict[str, Any] = field(default_factory=dict)
+    verifier: str = "???"  # reasoning_gym | math | exact | package.module:function
+    prompt_template: str = "{question}"
+    system_prompt: str | None = None
+    chat_template: bool = False  # render prompts through the tokenizer's chat template
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """The data set of a `dataset` task: a file, a folder of files, or a hub name."""
+
+    path: str | None = None
+    split: str = "train"
+    eval_split: str = "test"
+    question_column: str = "question"
+    answer_column: str = "answer"
+    worked_answer_column: str | None = None
+    answer_pattern: str | None = None  # regular expression; group 1 of its last match is the answer
+    num_train: int | None = None  # null: all
+    shuffle: bool = True
+
+
+@dataclass(kw_only=True)
+class SamplingConfig:
+    """How rollout responses are drawn while training."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_prompt_tokens: int = 512
+    max_response_tokens: int = 512
+    allow_biased: bool = False  # permit top_p < 1 or top_k > 0, which bias vLLM's logprobs
+
+
+@dataclass(kw_only=True)
+class RolloutConfig:
+    """vLLM workers, each one engine in one actor."""
+
+    num_workers: int = 1
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    num_threads: int = 1
+    tensor_parallel_size: int = 1
+    max_model_len: int | None = None  # null: max_prompt_tokens + max_response_tokens
+    max_num_seqs: int = 256
+    kv_cache_gib: float = 1.0  # on CPU
+    gpu_memory_utilization: float = 0.9
+    dtype: Dtype | None = None  # null: the policy's
+    enforce_eager: bool = True
+    start_timeout_s: float = 300.0
+    timeout_s: float = 600.0  # one group
+
+
+@dataclass(kw_only=True)
+class RewardConfig:
+    """Verifier workers."""
+
+    num_workers: int = 1
+    num_cpus: float = 0.1
+    num_processes: int = 1  # verifications at once in one worker
+    timeout_s: float = 10.0  # one verification
+    on_timeout: OnTimeout = OnTimeout.drop
+    start_timeout_s: float = 120.0
+
+
+@dataclass(kw_only=True)
+class ReferenceConfig:
+    """The frozen reference policy; started only when `kl_coef > 0`."""
+
+    num_cpus: float = 0.5
+    num_gpus: float = 0.0
+    num_threads: int = 1
+    micro_batch_size: int = 32
+    start_timeout_s: float = 300.0
+    timeout_s: float = 600.0
+
+
+@dataclass(kw_only=True)
+class LearnerConfig:
+    """The DeepSpeed group that trains the policy."""
+
+    num_ranks: int = 1
+    num_cpus: float = 1.0  # a rank
+    num_gpus: float = 0.0  # a rank
+    num_threads: int = 1  # a rank
+    zero_stage: int = 0
+    micro_batch_size: int = 32  # sequences
+    learning_rate: float = 1e-6
+    lr_schedule: LrSchedule = LrSchedule.constant
+    warmup_updates: int = 0
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_eps: float = 1e-8
+    max_grad_norm: float = 1.0
+    offload_optimizer: Offload = Offload.none
+    offload_parameters: Offload = Offload.none
+    start_timeout_s: float = 600.0
+    timeout_s: float = 3600.0  # one step
+
+
+@dataclass(kw_only=True)
+class KLConfig:
+    """The KL penalty's form; its size is `kl_coef`."""
+
+    estimator: KLEstimator = KLEstimator.k3
+    where: KLIn = KLIn.loss
+
+
+@dataclass(kw_only=True)
+class WeightsConfig:
+    """The transfer of weights from the learner to vLLM."""
+
+    backend: WeightBackend = WeightBackend.auto
+    bucket_mib: int = 256
+    timeout_s: float = 600.0
+
+
+@dataclass(kw_only=True)
+class WarmstartConfig:
+    """Supervised steps on the task's worked answers before training; `steps=0` skips them."""
+
+    steps: int = 0
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    lr_schedule: LrSchedule = LrSchedule.cosine
+    warmup_updates: int = 10
+
+
+@dataclass(kw_only=True)
+class EvalConfig:
+    """Greedy (temperature 0) or sampled accuracy on held-out prompts; `every=0` is never."""
+
+    every: int = 10
+    num_prompts: int = 200
+    num_samples: int = 1
+    temperature: float = 0.0
+    success_reward: float = 1.0  # a response counts as right from this reward on
+
+
+@dataclass(kw_only=True)
+class CheckpointConfig:
+    """Checkpoints in `run_dir/checkpoints`; `every=0` writes none."""
+
+    every: int = 0
+    keep: int = 2
+    export_at_end: bool = True
+
+
+@dataclass(kw_only=True)
+class WandbConfig:
+    """Weights & Biases; `mode` is `online` or `offline`."""
+
+    enabled: bool = False
+    mode: str = "offline"
+    project: str = "rlpost"
+    entity: str | None = None
+    group: str | None = None
+
+
+@dataclass(kw_only=True)
+class TrackingConfig:
+    """Where metrics go beside `metrics.jsonl`."""
+
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    tensorboard: bool = False
+    rollouts_every: int = 1  # steps between Parquet files of rollouts; 0 writes none
+
+
+@dataclass(kw_only=True)
+class GuardsConfig:
+    """Limits whose breach stops a run."""
+
+    max_logprob_gap: float | None = None  # mean |learner - vLLM| of a token on equal weights
+
+
+@dataclass(kw_only=True)
+class RayConfig:
+    """Which Ray to run on; `address=null` starts one on this machine, bound to loopback."""
+
+    address: str | None = None
+    num_cpus: int | None = None  # null: this machine's cores
+    num_gpus: int | None = None
+    object_store_gib: float = 1.0
+    placement_timeout_s: float = 60.0
+    dashboard: bool = False
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """One training run, whole."""
+
+    run_dir: str = "???"
+    seed: int = 0
+    steps: int = "???"  # type: ignore[assignment]  # OmegaConf's mark for a required value
+    prompts_per_step: int = "???"  # type: ignore[assignment]  # likewise
+    group_size: int = 8
+    epochs: int = 1
+    minibatches: int = 1
+    kl_coef: float = 0.0
+    advantage: Advantage = Advantage.grpo
+    reduction: Reduction = Reduction.auto
+    kl: KLConfig = field(default_factory=KLConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    warmstart: WarmstartConfig = field(default_factory=WarmstartConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    guards: GuardsConfig = field(default_factory=GuardsConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+
+    @property
+    def max_model_len(self) -> int:
+        """The context, in tokens, that a rollout worker is given."""
+        needed = self.sampling.max_prompt_tokens + self.sampling.max_response_tokens
+        return self.rollout.max_model_len or needed

@@ -1,0 +1,146 @@
+"""What travels between the parts of rlpost.
+
+Shapes: B sequences, T tokens of the longest sequence of a batch (prompt and response, padded on
+the right). Every per-token tensor is aligned with `token_ids`: column t speaks of the token at t,
+so `logprobs[b, t] = log pi(token_ids[b, t] | token_ids[b, :t])`, and column 0 is never trained.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One question of a task, with what its verifier needs.
+
+    `id` is unique within the task and stable between runs; `answer` and `metadata` are the
+    verifier's; `worked_answer` is the text to imitate in a warm start, where the task has one.
+    """
+
+    id: str
+    text: str
+    token_ids: tuple[int, ...]
+    answer: str | None = None
+    worked_answer: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How a response is drawn; `temperature=0` is greedy, `seed` makes one request repeatable."""
+
+    max_response_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a verifier said: the reward, its named parts, and how the verification ended.
+
+    `status` is `ok`, `timeout` or `error`; `reward` is None unless it is `ok`.
+    """
+
+    reward: float | None
+    parts: Mapping[str, float] = field(default_factory=dict)
+    status: str = "ok"
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectory:
+    """One sampled response to a prompt, exactly as the rollout worker produced it.
+
+    `token_ids` follow `prompt_ids`; `loss_mask` is True where the policy chose the token;
+    `behavior_logprobs` are those of the distribution sampled from; `weight_versions` name, token
+    by token, the weights that sampled it.
+    """
+
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    loss_mask: tuple[bool, ...]
+    behavior_logprobs: tuple[float, ...]
+    weight_versions: tuple[int, ...]
+    text: str
+    finish_reason: str
+    worker: str = ""
+    reward: float | None = None
+    reward_parts: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        lengths = {
+            len(self.token_ids),
+            len(self.loss_mask),
+            len(self.behavior_logprobs),
+            len(self.weight_versions),
+        }
+        assert len(lengths) == 1, f"per-token fields of a trajectory differ in length: {lengths}"
+
+    def scored(self, verdict: Verdict) -> Self:
+        """Return this trajectory with the verdict's reward."""
+        return replace(self, reward=verdict.reward, reward_parts=verdict.parts)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the response was cut off by its length limit."""
+        return self.finish_reason == "length"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The trajectories sampled for one prompt."""
+
+    prompt: Prompt
+    trajectories: tuple[Trajectory, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicroBatch:
+    """Sequences that go through the model together.
+
+    `weights` are the tokens' shares in the global mean (see `rlpost.reduction`), so the losses of
+    micro-batches and ranks add. `loss_mask` is True on trained tokens only, and False in column 0.
+    """
+
+    token_ids: Int[Tensor, "B T"]
+    attention_mask: Bool[Tensor, "B T"]
+    loss_mask: Bool[Tensor, "B T"]
+    weights: Float[Tensor, "B T"]
+    advantages: Float[Tensor, "B T"]
+    behavior_logprobs: Float[Tensor, "B T"]
+    ref_logprobs: Float[Tensor, "B T"] | None = None
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same micro-batch on another device."""
+        moved = {
+            name: value.to(device)
+            for name in self.__slots__
+            if isinstance(value := getattr(self, name), Tensor)
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankBatch:
+    """One learner rank's share of a step: `minibatches[u]` are the micro-batches of update u.
+
+    Every rank has the same number of minibatches, and in each the same number of micro-batches:
+    sharded parameters are gathered in lockstep.
+    """
+
+    minibatches: tuple[tuple[MicroBatch, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightVersion:
+    """A set of policy weights: how many times they were published, and their fingerprints."""
+
+    number: int
+    fingerprints: Mapping[str, int] = field(default_factory=dict)
