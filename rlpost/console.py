@@ -1,0 +1,140 @@
+"""The run as a person sees it: a live view on a terminal, one plain line a step elsewhere."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console as RichConsole
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+log = logging.getLogger(__name__)
+
+
+class Console:
+    """Shows where a run is.
+
+    Use: `with Console(total_steps=60, title="quickstart") as view:`, then `view.phase("rollout")`,
+    `view.step(1, values)` and `view.message("checkpoint written")`. `first_step` is the step that
+    a resumed run continues from, so that the time left counts only what is still to do.
+    """
+
+    def __init__(
+        self,
+        *,
+        total_steps: int,
+        title: str,
+        first_step: int = 0,
+        terminal: RichConsole | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total_steps = total_steps
+        self.title = title
+        self._terminal = terminal or RichConsole()
+        self._clock = clock
+        self._started: tuple[float, int] | None = None
+        self._first_step = self._step = first_step
+        self._phase = "starting"
+        self._spinner = Spinner("dots")
+        self._shown: dict[str, float] = {}
+        live = self._terminal.is_terminal and not self._terminal.is_dumb_terminal
+        self._live = (
+            Live(console=self._terminal, get_renderable=self._render, refresh_per_second=4)
+            if live
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        self._started = (self._clock(), self._first_step)
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._phase = "stopped" if kind else "done"
+            self._live.stop()
+
+    def phase(self, name: str) -> None:
+        """Say what the run is doing now."""
+        self._phase = name
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """Show a finished step; a value not reported by this step keeps its last one."""
+        self._step = step
+        self._shown |= headline(values)
+        line = step_line(step, self.total_steps, self._shown, self._left_s())
+        if self._live:
+            self._live.refresh()
+        else:
+            log.info("%s", line)
+
+    def message(self, text: str) -> None:
+        """Show a line above the live view, or log it."""
+        if self._live:
+            self._terminal.print(Text(text))
+        else:
+            log.info("%s", text)
+
+    def _left_s(self) -> float | None:
+        """Return the seconds left at the pace so far, or None before the first step."""
+        done = self._step - self._first_step
+        if self._started is None or done <= 0:
+            return None
+        return (self._clock() - self._started[0]) / done * (self.total_steps - self._step)
+
+    def _render(self) -> RenderableType:
+        self._spinner.update(text=Text(f"{self.title}: {self._phase}"))
+        bar = Table.grid(padding=(0, 1), expand=True)
+        bar.add_column(ratio=1)
+        bar.add_column(justify="right", no_wrap=True)
+        bar.add_row(
+            ProgressBar(total=max(self.total_steps, 1), completed=self._step),
+            f"{self._step}/{self.total_steps}",
+        )
+        line = step_line(self._step, self.total_steps, self._shown, self._left_s())
+        return Group(self._spinner, bar, Text(line))
+
+
+def headline(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the few numbers of a step that a person follows, by their short names."""
+    chosen: dict[str, float] = {}
+    for name, value in values.items():
+        if name == "reward/mean":
+            chosen["reward"] = value
+        elif name.startswith("eval/") and name.endswith("/pass@1"):
+            chosen["accuracy"] = value
+        elif name == "throughput/tokens_per_s":
+            chosen["tokens/s"] = value
+        elif name == "time/step_s":
+            chosen["s/step"] = value
+    return chosen
+
+
+def step_line(step: int, total_steps: int, shown: Mapping[str, float], left_s: float | None) -> str:
+    """Return one line about a step: `step 3/60  reward 0.412  accuracy 61.0%  ...`."""
+    width = len(str(total_steps))
+    parts = [f"step {step:>{width}}/{total_steps}"]
+    if "reward" in shown:
+        parts.append(f"reward {shown['reward']:.3f}")
+    if "accuracy" in shown:
+        parts.append(f"accuracy {shown['accuracy']:.1%}")
+    if "tokens/s" in shown:
+        parts.append(f"{shown['tokens/s']:,.0f} tokens/s")
+    if "s/step" in shown:
+        parts.append(f"{shown['s/step']:.1f} s/step")
+    if left_s is not None:
+        parts.append(f"{timedelta(seconds=round(left_s))} left")
+    return "  ".join(parts)

@@ -1,0 +1,65 @@
+"""What the policy said: `rollouts/step_000001.parquet`, one row a trajectory."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rlpost.atomic import atomic_file
+from rlpost.types import Group, Prompt, Trajectory
+
+SCHEMA = pa.schema(
+    [
+        pa.field("step", pa.int32()),
+        pa.field("group", pa.int32()),
+        pa.field("prompt_id", pa.string()),
+        pa.field("prompt", pa.string()),
+        pa.field("answer", pa.string()),
+        pa.field("response", pa.string()),
+        pa.field("reward", pa.float64()),
+        pa.field("reward_parts", pa.map_(pa.string(), pa.float64())),
+        pa.field("finish_reason", pa.string()),
+        pa.field("worker", pa.string()),
+        pa.field("prompt_ids", pa.list_(pa.int32())),
+        pa.field("token_ids", pa.list_(pa.int32())),
+        pa.field("loss_mask", pa.list_(pa.bool_())),
+        pa.field("behavior_logprobs", pa.list_(pa.float32())),
+        pa.field("weight_versions", pa.list_(pa.int32())),
+    ]
+)
+
+
+def write_rollouts(folder: Path, step: int, groups: Sequence[Group]) -> Path:
+    """Write one step's trajectories and return the file, which appears whole or not at all."""
+    rows = [
+        _row(step, index, group.prompt, trajectory)
+        for index, group in enumerate(groups)
+        for trajectory in group.trajectories
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step_{step:06d}.parquet"
+    with atomic_file(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary, compression="zstd")
+    return path
+
+
+def _row(step: int, group: int, prompt: Prompt, trajectory: Trajectory) -> Mapping[str, Any]:
+    return {
+        "step": step,
+        "group": group,
+        "prompt_id": prompt.id,
+        "prompt": prompt.text,
+        "answer": prompt.answer,
+        "response": trajectory.text,
+        "reward": trajectory.reward,
+        "reward_parts": list(trajectory.reward_parts.items()),
+        "finish_reason": trajectory.finish_reason,
+        "worker": trajectory.worker,
+        "prompt_ids": trajectory.prompt_ids,
+        "token_ids": trajectory.token_ids,
+        "loss_mask": trajectory.loss_mask,
+        "behavior_logprobs": trajectory.behavior_logprobs,
+        "weight_versions": trajectory.weight_versions,
+    }

@@ -1,0 +1,45 @@
+"""Where a step's wall time went: named phases that sum to it."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+OTHER = "other"
+
+
+class PhaseTimer:
+    """Splits the time since its creation into phases; `other` is what no phase claimed.
+
+    Use: `with timer.phase("rollout"): ...`, then `timer.values()`. A phase inside another stops
+    the outer one's clock, and a name used twice adds up, so that the phases never overlap.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._start = self._since = clock()
+        self._open = [OTHER]
+        self._seconds: dict[str, float] = {OTHER: 0.0}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the time inside the block as `name`, also when it raises."""
+        self._settle()
+        self._open.append(name)
+        try:
+            yield
+        finally:
+            self._settle()
+            self._open.pop()
+
+    def values(self) -> dict[str, float]:
+        """Return `time/<phase>_s` of every phase so far and their sum, `time/step_s`."""
+        self._settle()
+        phases = {f"time/{name}_s": seconds for name, seconds in self._seconds.items()}
+        return {**phases, "time/step_s": self._since - self._start}
+
+    def _settle(self) -> None:
+        """Give the time since the last change of phase to the phase that is open."""
+        now = self._clock()
+        name = self._open[-1]
+        self._seconds[name] = self._seconds.get(name, 0.0) + now - self._since
+        self._since = now

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Every check, cheap ones first; the first that fails ends it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH"
+# Two cores run several processes at once here: one thread each is quickest.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PYRIGHT_PYTHON_IGNORE_WARNINGS=1
+export HF_HUB_OFFLINE=1 WANDB_MODE=offline RAY_USAGE_STATS_ENABLED=0
+
+check() {
+    printf '\n[check] %s\n' "$*"
+    "$@" </dev/null
+}
+check ruff format --check .
+check ruff check .
+check pyright
+check lint-imports
+[ "${1:-all}" = lint ] && exit
+check pytest tests/unit
+check pytest tests/integration
