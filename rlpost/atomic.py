@@ -8,7 +8,7 @@ dead writer can be told from work in progress, on this host or another, and remo
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -17,7 +17,7 @@ _PREFIX = ".incomplete-"
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Generator[Path]:
     """Yield a temporary path to write; it takes the place of `path` when the block succeeds."""
     temporary = _temporary(path)
     try:
@@ -36,7 +36,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(path: Path, *, overwrite: bool = False) -> Generator[Path]:
     """Yield an empty temporary folder to fill; it becomes `path` when the block succeeds.
 
     Other processes may write into it too, as long as they are done before the block ends. A folder

@@ -1,7 +1,7 @@
 """Where a step's wall time went: named phases that sum to it."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 OTHER = "other"
@@ -21,7 +21,7 @@ class PhaseTimer:
         self._seconds: dict[str, float] = {OTHER: 0.0}
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> Generator[None]:
         """Count the time inside the block as `name`, also when it raises."""
         self._settle()
         self._open.append(name)

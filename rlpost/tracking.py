@@ -163,9 +163,7 @@ def build_tracker(
     Raises:
         ConfigError: a tracker's package is not installed.
     """
-    trackers: dict[str, Tracker] = {
-        "jsonl": JsonlTracker(run_dir / "metrics.jsonl", after_step=after_step)
-    }
+    trackers: dict[str, Tracker] = {}
     if config.tensorboard:
         trackers["tensorboard"] = TensorBoardTracker(run_dir / "tensorboard")
     if config.wandb.enabled:
@@ -175,6 +173,7 @@ def build_tracker(
             raise
         except Exception as error:  # noqa: BLE001 - no network, no account: never a reason to stop
             log.warning("W&B did not start (%s: %s); going on without", type(error).__name__, error)
+    trackers["jsonl"] = JsonlTracker(run_dir / "metrics.jsonl", after_step=after_step)
     return CompositeTracker(trackers)
 
 

@@ -34,6 +34,8 @@ glibc="$(getconf GNU_LIBC_VERSION 2>/dev/null | cut -d' ' -f2 || true)"
 [ -n "$glibc" ] && [ "$(printf '2.28\n%s\n' "$glibc" | sort -V | head -n1)" = 2.28 ] ||
     die "glibc is ${glibc:-absent (musl?)}; torch and vLLM need glibc 2.28 or later"
 grep -qw avx2 /proc/cpuinfo || die "this CPU has no AVX2, which vLLM's CPU build needs"
+command -v "${CC:-cc}" >/dev/null || die "there is no C compiler, and some packages come as source:
+        on Debian and Ubuntu, install gcc and python3-dev"
 
 find_python() {
     local name
@@ -64,7 +66,7 @@ elif uv="$(command -v uv)" && "$uv" pip install --help 2>/dev/null | grep -q -- 
     say "using $uv"
 else
     say "installing uv $version"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "uv==$version"
+    "$venv/bin/python" -m pip install -qq --disable-pip-version-check "uv==$version"
     uv="$venv/bin/uv"
 fi
 
