@@ -35,6 +35,8 @@ def main() -> int:
     for pid in left:
         sys.stderr.write(f"[processes] left behind: {pid} {command_line(pid)}\n")
         os.kill(pid, signal.SIGKILL)
+    while descendants():
+        time.sleep(0.05)
     return status or 1
 
 

@@ -30,7 +30,15 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("empty") / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"
-    command = ["uv", "pip", "install", "--offline", "--no-deps", "--python", str(python)]
+    command = [
+        str(Path(sys.executable).with_name("uv")),
+        "pip",
+        "install",
+        "--offline",
+        "--no-deps",
+        "--python",
+        str(python),
+    ]
     subprocess.run([*command, str(wheel)], check=True, capture_output=True, timeout=120)
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
     installed = next(site.glob("rlpost-*.dist-info"))
