@@ -1,0 +1,165 @@
+"""Ray handles as the controller's roles: spread load, put limits on waiting, name who failed."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray.exceptions import RayActorError, RayTaskError
+
+from actors.publish import Receiver
+from rlpost.errors import ActorError, DeadlineError, RlpostError
+from rlpost.learning import Phase
+from rlpost.metrics import Metrics, merged
+from rlpost.types import Group, Prompt, RankBatch, Sampling, Trajectory, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Actor:
+    """A Ray actor with the name and node that its failures are reported under."""
+
+    name: str
+    node: str
+    node_id: str
+    handle: Any
+
+    async def call(self, verb: str, *arguments: Any, timeout_s: float) -> Any:
+        """Call a method and wait for its result.
+
+        Raises:
+            DeadlineError: no answer within `timeout_s`.
+            ActorError: the actor died, or raised something that is not an `RlpostError`.
+        """
+        reference = getattr(self.handle, verb).remote(*arguments)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.wrap_future(reference.future())
+        except TimeoutError:
+            raise DeadlineError(
+                f"{self.name} on node {self.node} did not finish {verb} within {timeout_s:g} s"
+            ) from None
+        except RayActorError as error:
+            raise ActorError(
+                f"{self.name} on node {self.node} died during {verb}: {_first_line(error)}"
+            ) from error
+        except RayTaskError as error:
+            raise self._translated(verb, error) from error
+
+    def _translated(self, verb: str, error: RayTaskError) -> RlpostError:
+        cause = error.cause
+        kind = type(cause) if isinstance(cause, RlpostError) else ActorError
+        what = str(cause) if isinstance(cause, RlpostError) else f"{type(cause).__name__}: {cause}"
+        return kind(f"{self.name} on node {self.node} failed in {verb}: {what}")
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    detail = [line for line in lines if "exit" in line.lower() or "killed" in line.lower()]
+    return (detail or lines or [type(error).__name__])[0]
+
+
+class RolloutPool:
+    """The rollout workers as one `Rollouts`."""
+
+    def __init__(self, actors: Sequence[Actor], timeout_s: float) -> None:
+        self.actors = list(actors)
+        self.timeout_s = timeout_s
+        self._load = [0] * len(self.actors)
+
+    async def generate(self, prompt: Prompt, group_size: int, sampling: Sampling) -> Group:
+        """Sample one group on the worker with the fewest groups in hand."""
+        index = self._load.index(min(self._load))
+        self._load[index] += 1
+        try:
+            return await self.actors[index].call(
+                "generate", prompt, group_size, sampling, timeout_s=self.timeout_s
+            )
+        finally:
+            self._load[index] -= 1
+
+    async def weight_versions(self) -> Mapping[str, int]:
+        """Return the version of the weights that each worker serves."""
+        calls = [actor.call("weight_version", timeout_s=self.timeout_s) for actor in self.actors]
+        versions = await asyncio.gather(*calls)
+        return {a.name: version for a, version in zip(self.actors, versions, strict=True)}
+
+    def receivers(self) -> list[Receiver]:
+        """Return the workers as the learner's weight transfer addresses them."""
+        return [Receiver(name=a.name, node=a.node_id, handle=a.handle) for a in self.actors]
+
+
+class RewardPool:
+    """The reward workers as one `Verifiers`, used in turn."""
+
+    def __init__(self, actors: Sequence[Actor], timeout_s: float) -> None:
+        self.actors = list(actors)
+        self.timeout_s = timeout_s
+        self._next = 0
+
+    async def verify(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Verdict]:
+        """Score one group's trajectories."""
+        actor = self.actors[self._next % len(self.actors)]
+        self._next += 1
+        limit_s = 60.0 + self.timeout_s * len(trajectories)
+        return await actor.call("verify", prompt, trajectories, timeout_s=limit_s)
+
+
+class ReferenceHandle:
+    """The reference actor as `Reference`."""
+
+    def __init__(self, actor: Actor, timeout_s: float) -> None:
+        self.actor = actor
+        self.timeout_s = timeout_s
+
+    async def logprobs(self, trajectories: Sequence[Trajectory]) -> list[tuple[float, ...]]:
+        """Return log pi_ref of each trajectory's tokens."""
+        return await self.actor.call("logprobs", trajectories, timeout_s=self.timeout_s)
+
+
+class LearnerGroup:
+    """The learner ranks as one `Learner`; every verb runs on all ranks at once."""
+
+    def __init__(self, actors: Sequence[Actor], timeout_s: float) -> None:
+        self.actors = list(actors)
+        self.num_ranks = len(self.actors)
+        self.timeout_s = timeout_s
+
+    async def _all(self, verb: str, *arguments: Any, timeout_s: float | None = None) -> list[Any]:
+        limit_s = timeout_s or self.timeout_s
+        return await asyncio.gather(
+            *(actor.call(verb, *arguments, timeout_s=limit_s) for actor in self.actors)
+        )
+
+    async def connect(self, timeout_s: float) -> None:
+        """Let the ranks find each other."""
+        address, port = await self.actors[0].call("address", timeout_s=timeout_s)
+        await self._all("connect", address, port, timeout_s=timeout_s)
+
+    async def load(self, folder: Path, phase: Phase, timeout_s: float) -> None:
+        """Load the policy on every rank, with a fresh optimiser for the phase."""
+        await self._all("load", str(folder), phase, timeout_s=timeout_s)
+
+    async def attach(self, pool: RolloutPool, num_vllm_ranks: int, timeout_s: float) -> None:
+        """Open the way from the learner to the rollout workers."""
+        await self._all("attach", pool.receivers(), num_vllm_ranks, timeout_s=timeout_s)
+
+    async def update(self, batches: Sequence[RankBatch], step: int) -> Metrics:
+        """Train on one step's batch, one `RankBatch` a rank."""
+        calls = [
+            actor.call("update", batch, step, timeout_s=self.timeout_s)
+            for actor, batch in zip(self.actors, batches, strict=True)
+        ]
+        return merged(await asyncio.gather(*calls))
+
+    async def publish(self, version: int) -> Mapping[str, float]:
+        """Put the current weights into every rollout worker, proved."""
+        return (await self._all("publish", version))[0]
+
+    async def save(self, folder: Path) -> None:
+        """Write the engine's state into an existing folder."""
+        await self._all("save", str(folder))
+
+    async def export(self, folder: Path) -> None:
+        """Write the policy as a transformers folder."""
+        await self._all("export", str(folder))

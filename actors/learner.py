@@ -1,0 +1,226 @@
+"""One DeepSpeed rank of the learner group."""
+
+import gc
+import logging
+import os
+import random
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from actors.policy_source import PolicySource
+from actors.publish import Receiver, RolloutClient, make_sender, publish
+from rlpost.learning import Phase, TokenPolicy, mismatch_metrics, policy_loss
+from rlpost.metrics import Metrics
+from rlpost.models import load_policy, load_tokenizer, save_policy
+from rlpost.objectives import build_from
+from rlpost.schema import LearnerConfig, Offload, RunConfig
+from rlpost.types import MicroBatch, RankBatch
+
+log = logging.getLogger(__name__)
+
+
+class LearnerRank:
+    """Holds its part of the policy and of the optimiser.
+
+    Use, on every rank alike: `connect(...)` once; `load(folder, phase)` for each phase; then
+    `update(batch, step)`, and `attach(receivers)` followed by `publish(version)` where rollout
+    workers listen. `save` and `export` write to disk.
+    """
+
+    def __init__(self, config: RunConfig, rank: int, backend: str) -> None:
+        self.config = config
+        self.rank = rank
+        self.name = f"learner-{rank}"
+        self.backend = backend
+        self.engine: Any = None
+        self.policy: Any = None
+        self.phase: Phase | None = None
+        self.sender: Any = None
+        self.client: RolloutClient | None = None
+
+    def address(self) -> tuple[str, int]:
+        """Return this rank's address and a free port, where the group will meet."""
+        import ray
+
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def connect(self, address: str, port: int) -> None:
+        """Join the process group of all ranks."""
+        num_gpus = self.config.learner.num_gpus
+        os.environ.update(
+            MASTER_ADDR=address,
+            MASTER_PORT=str(port),
+            RANK=str(self.rank),
+            WORLD_SIZE=str(self.config.learner.num_ranks),
+            LOCAL_RANK="0",
+        )
+        torch.set_num_threads(self.config.learner.num_threads)
+        import deepspeed
+
+        deepspeed.init_distributed(
+            dist_backend="nccl" if num_gpus else "gloo", auto_mpi_discovery=False, verbose=False
+        )
+
+    def load(self, folder: str, phase: Phase) -> None:
+        """Load the policy from a folder, with a fresh optimiser and schedule for the phase."""
+        import deepspeed
+        import transformers
+
+        self._release()
+        config = self.config
+        random.seed(config.seed)
+        torch.manual_seed(config.seed)
+        self.policy = load_policy(config, folder)
+        module = TokenPolicy(self.policy, phase.temperature)
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(
+            trained,
+            lr=phase.learning_rate,
+            betas=(config.learner.adam_beta1, config.learner.adam_beta2),
+            eps=config.learner.adam_eps,
+            weight_decay=config.learner.weight_decay,
+        )
+        schedule = transformers.get_scheduler(
+            "constant_with_warmup" if phase.lr_schedule.value == "constant" else phase.lr_schedule,
+            optimizer,
+            num_warmup_steps=phase.warmup_updates,
+            num_training_steps=phase.num_updates,
+        )
+        self.engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer,
+            lr_scheduler=schedule,
+            config=deepspeed_config(config.learner, config.model.dtype.value),
+        )
+        self.phase = phase
+        self.objective = build_from(phase.objective)
+
+    def _release(self) -> None:
+        if self.engine is not None:
+            self.engine.destroy()
+            self.engine = self.policy = self.sender = self.client = None
+            gc.collect()
+
+    def update(self, batch: RankBatch, step: int) -> Metrics:
+        """Train on this rank's share of a step and return its metrics."""
+        phase = self._phase()
+        minibatches = [
+            tuple(micro.to(self.engine.device) for micro in minibatch)
+            for minibatch in batch.minibatches
+        ]
+        metrics = Metrics()
+        several = phase.epochs * len(minibatches) > 1
+        old = [self._old_logprobs(m, metrics) for m in minibatches] if several else None
+        for _ in range(phase.epochs):
+            for index, minibatch in enumerate(minibatches):
+                self._update_once(minibatch, old[index] if old else None, step, metrics)
+        return metrics
+
+    def _old_logprobs(self, minibatch: Sequence[MicroBatch], metrics: Metrics) -> list[Tensor]:
+        """Return the logprobs of the weights that the step starts from."""
+        with torch.no_grad():
+            old = [self._forward(micro)[0] for micro in minibatch]
+        for logprobs, micro in zip(old, minibatch, strict=True):
+            metrics.merge(mismatch_metrics(logprobs, micro))
+        return old
+
+    def _forward(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
+        return self.engine(micro.token_ids, micro.attention_mask, micro.loss_mask)
+
+    def _update_once(
+        self, minibatch: Sequence[MicroBatch], old: list[Tensor] | None, step: int, metrics: Metrics
+    ) -> None:
+        """Do one optimiser update; without `old`, this first forward pass is the old policy."""
+        phase = self._phase()
+        world_size = self.config.learner.num_ranks
+        share = 1.0 / (len(minibatch) * world_size)
+        for index, micro in enumerate(minibatch):
+            self.engine.set_gradient_accumulation_boundary(index == len(minibatch) - 1)
+            logprobs, entropy = self._forward(micro)
+            old_logprobs = old[index] if old else logprobs.detach()
+            if old is None:
+                metrics.merge(mismatch_metrics(old_logprobs, micro))
+            loss, parts = policy_loss(
+                logprobs, entropy, old_logprobs, micro, self.objective, phase, step
+            )
+            # DeepSpeed averages gradients over ranks; our weights already make losses add.
+            self.engine.backward(loss * world_size)
+            metrics.merge(parts)
+            metrics.mean("policy/loss", float(loss.detach()), share)
+            metrics.sum("tokens/trained", float(micro.loss_mask.sum()))
+        norm = self._grad_norm_before_step()
+        learning_rate = self.engine.get_lr()[0]
+        self.engine.step()
+        norm = float(self.engine.get_global_grad_norm()) if norm is None else norm
+        metrics.mean("policy/grad_norm", norm, 1.0)
+        metrics.mean("policy/learning_rate", learning_rate, 1.0)
+
+    def _grad_norm_before_step(self) -> float | None:
+        """Return the norm before clipping where DeepSpeed does not keep it: ZeRO 0 in float32."""
+        if self.config.learner.zero_stage > 0 or self.config.model.dtype.value != "float32":
+            return None
+        gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    def attach(self, receivers: Sequence[Receiver], num_vllm_ranks: int) -> None:
+        """Open the way to the rollout workers."""
+        import ray
+
+        source = PolicySource(self.policy, self.config.weights.bucket_mib * 2**20)
+        node = ray.get_runtime_context().get_node_id()
+        self.client = RolloutClient(receivers, source, node, self.config.weights.timeout_s)
+        self.sender = make_sender(self.backend, source, self.client, self.rank, num_vllm_ranks)
+
+    def publish(self, version: int) -> dict[str, float]:
+        """Put the present weights into every rollout worker, proved."""
+        assert self.client is not None, "attach() comes before publish()"
+        return publish(self.sender, self.client, version)
+
+    def save(self, folder: str) -> None:
+        """Write this rank's part of the engine's state into an existing folder."""
+        self.engine.save_checkpoint(folder, tag="deepspeed", save_latest=True)
+
+    def export(self, folder: str) -> None:
+        """Write the policy, merged and whole, as a transformers folder; rank 0 writes."""
+        source = PolicySource(self.policy, self.config.weights.bucket_mib * 2**20)
+        state: dict[str, Tensor] = {}
+        for names, tensors in source.iter_groups():
+            if self.rank == 0:
+                state.update(zip(names, (tensor.cpu().clone() for tensor in tensors), strict=True))
+        if self.rank == 0:
+            tokenizer = load_tokenizer(self.config)
+            save_policy(self.policy, state, tokenizer, Path(folder))
+
+    def _phase(self) -> Phase:
+        assert self.phase is not None, "load() comes before update()"
+        return self.phase
+
+
+def deepspeed_config(learner: LearnerConfig, dtype: str) -> dict[str, Any]:
+    """Return DeepSpeed's configuration.
+
+    Accumulation is ours (`set_gradient_accumulation_boundary`), so DeepSpeed's count is 1 and it
+    divides by nothing.
+    """
+    zero: dict[str, Any] = {"stage": learner.zero_stage}
+    if learner.offload_optimizer is Offload.cpu:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if learner.offload_parameters is Offload.cpu:
+        zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": learner.micro_batch_size,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": learner.max_grad_norm,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": dtype == "bfloat16"},
+        "steps_per_print": 2**31,
+    }

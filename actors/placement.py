@@ -1,0 +1,98 @@
+"""Where actors go: one bundle an actor, refused at once with the arithmetic if they do not fit."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from rlpost.errors import ResourceError
+from rlpost.schema import RunConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """An actor to be placed: its role, its index in the role, its resources."""
+
+    role: str
+    index: int
+    num_cpus: float
+    num_gpus: float
+
+    @property
+    def name(self) -> str:
+        """The actor's name in messages."""
+        return f"{self.role}-{self.index}"
+
+    def bundle(self) -> dict[str, float]:
+        """Return the resources as Ray writes them."""
+        bundle = {"CPU": self.num_cpus, "GPU": self.num_gpus}
+        return {name: amount for name, amount in bundle.items() if amount} or {"CPU": 0.001}
+
+
+def seats(config: RunConfig, roles: Sequence[str]) -> list[Seat]:
+    """Return the actors of a run's roles, in the order in which they are placed."""
+    learner, rollout = config.learner, config.rollout
+    reward, reference = config.reward, config.reference
+    table = {
+        "learner": (learner.num_ranks, learner.num_cpus, learner.num_gpus),
+        "rollout": (rollout.num_workers, rollout.num_cpus, rollout.num_gpus),
+        "reference": (1 if config.kl_coef > 0 else 0, reference.num_cpus, reference.num_gpus),
+        "reward": (reward.num_workers, reward.num_cpus, 0.0),
+    }
+    return [
+        Seat(role=role, index=index, num_cpus=num_cpus, num_gpus=num_gpus)
+        for role, (count, num_cpus, num_gpus) in table.items()
+        if role in roles
+        for index in range(count)
+    ]
+
+
+def reserve(wanted: Sequence[Seat], timeout_s: float) -> PlacementGroup:
+    """Reserve all bundles at once.
+
+    Raises:
+        ResourceError: the cluster is too small, or too busy within `timeout_s`.
+    """
+    for resource in ("CPU", "GPU"):
+        _check_total(wanted, resource, ray.cluster_resources())
+    group = placement_group([seat.bundle() for seat in wanted], strategy="PACK")
+    if not group.wait(timeout_s):
+        ray.util.remove_placement_group(group)
+        raise ResourceError(
+            f"the cluster could not place {len(wanted)} actors within "
+            f"ray.placement_timeout_s={timeout_s:g}: {_sum(wanted, 'CPU')}; {_sum(wanted, 'GPU')}; "
+            f"free now: {_free(ray.available_resources())}. Stop other jobs, or ask for less"
+        )
+    return group
+
+
+def strategy(group: PlacementGroup, index: int) -> PlacementGroupSchedulingStrategy:
+    """Return the scheduling strategy that puts an actor into its bundle."""
+    return PlacementGroupSchedulingStrategy(
+        placement_group=group, placement_group_bundle_index=index
+    )
+
+
+def _check_total(wanted: Sequence[Seat], resource: str, total: Mapping[str, Any]) -> None:
+    needed = sum(seat.bundle().get(resource, 0.0) for seat in wanted)
+    there = float(total.get(resource, 0.0))
+    if needed > there + 1e-6:
+        raise ResourceError(
+            f"the run needs {needed:g} {resource} and the cluster has {there:g}: "
+            f"{_sum(wanted, resource)}. Ask for less with <role>.num_{resource.lower()}s or "
+            "fewer workers, or give Ray more"
+        )
+
+
+def _sum(wanted: Sequence[Seat], resource: str) -> str:
+    counts = Counter((seat.role, seat.bundle().get(resource, 0.0)) for seat in wanted)
+    terms = [f"{count} {role} x {amount:g}" for (role, amount), count in counts.items() if amount]
+    return f"{resource}: {' + '.join(terms) or 'none'}"
+
+
+def _free(available: Mapping[str, Any]) -> str:
+    return f"{available.get('CPU', 0):g} CPU, {available.get('GPU', 0):g} GPU"

@@ -1,0 +1,211 @@
+"""The learner's side of a weight transfer: who is told, what is sent, and by which transport."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import ray
+import torch
+from torch import Tensor
+
+from actors.policy_source import PolicySource
+from rlpost.errors import DeadlineError
+
+
+class Sender(Protocol):
+    """Pushes the source's present weights to every rollout worker; called on every rank."""
+
+    def send_weights(self) -> None:
+        """Run one whole update: start, data, finish."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receiver:
+    """A rollout worker as the learner sees it."""
+
+    name: str
+    node: str
+    handle: Any
+
+
+class RolloutClient:
+    """vLLM's `VLLMWeightSyncClient`, with a time limit on each call and proof at the end.
+
+    `version` is set before each update; `finish_weight_update` sends it together with the
+    source's fingerprints, and the worker that cannot confirm them raises `WeightSyncError`.
+    """
+
+    def __init__(
+        self, receivers: Sequence[Receiver], source: PolicySource, node: str, timeout_s: float
+    ) -> None:
+        self.receivers = receivers
+        self.source = source
+        self.node = node
+        self.timeout_s = timeout_s
+        self.version = -1
+
+    def init_weight_transfer_engine(self, init_info: Mapping[str, Any]) -> None:
+        """Connect every worker's vLLM."""
+        self._call("init_weight_transfer_engine", init_info)
+
+    def start_weight_update(self) -> None:
+        """Stop serving everywhere."""
+        self._call("start_weight_update")
+
+    def update_weights(self, update_info: Any) -> None:
+        """Hand one bucket's description to every worker."""
+        self._call("update_weights", update_info)
+
+    def update_bucket(self, update_info: Mapping[str, Any], buffer: memoryview) -> None:
+        """Hand over one shared-memory bucket: by path on this node, by Ray's store elsewhere."""
+        import numpy as np
+
+        away = any(receiver.node != self.node for receiver in self.receivers)
+        stored = ray.put(np.frombuffer(buffer, dtype=np.uint8)) if away else None
+        self._wait(
+            "update_weights",
+            [
+                receiver.handle.update_weights.remote(
+                    update_info, None if receiver.node == self.node else stored
+                )
+                for receiver in self.receivers
+            ],
+        )
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """Have every worker prove the weights of `version`, and serve them."""
+        self._call("finish_weight_update", self.version, self.source.fingerprints)
+
+    def _call(self, verb: str, *arguments: Any) -> None:
+        calls = [getattr(r.handle, verb).remote(*arguments) for r in self.receivers]
+        self._wait(verb, calls)
+
+    def _wait(self, verb: str, calls: list[Any]) -> None:
+        done, late = ray.wait(calls, num_returns=len(calls), timeout=self.timeout_s)
+        ray.get(done)
+        if late:
+            names = [r.name for r, call in zip(self.receivers, calls, strict=True) if call in late]
+            raise DeadlineError(
+                f"weight transfer: {', '.join(names)} did not finish {verb} within "
+                f"weights.timeout_s={self.timeout_s:g}"
+            )
+
+
+class ShmSender:
+    """Copies weights, bucket by bucket, into anonymous shared memory that the workers map.
+
+    The memory is a memfd: it has a path while this process lives and vanishes with it, so a
+    killed learner leaves nothing behind. It is allocated once and used for every update.
+    """
+
+    def __init__(self, source: PolicySource, client: RolloutClient, is_sender: bool) -> None:
+        self.source = source
+        self.client = client
+        self.is_sender = is_sender
+        self._memory = SharedMemory() if is_sender else None
+        if is_sender:
+            client.init_weight_transfer_engine({})
+
+    def send_weights(self) -> None:
+        """Run one whole update; ranks that do not send join the gathering only."""
+        if self._memory is None:
+            for _ in self.source.iter_groups():
+                pass
+            return
+        self.client.start_weight_update()
+        for names, tensors in self.source.iter_groups():
+            offsets = self._memory.write(tensors)
+            description = {
+                "path": self._memory.path,
+                "names": names,
+                "dtype_names": [str(tensor.dtype).removeprefix("torch.") for tensor in tensors],
+                "shapes": [list(tensor.shape) for tensor in tensors],
+                "offsets": offsets,
+            }
+            self.client.update_bucket(description, self._memory.view())
+        self.client.finish_weight_update()
+
+
+class SharedMemory:
+    """A growing anonymous file in memory that other processes of this host can open by path."""
+
+    def __init__(self) -> None:
+        self._file = os.memfd_create("rlpost-weights")
+        self._storage = torch.empty(0, dtype=torch.uint8)
+        self.path = f"/proc/{os.getpid()}/fd/{self._file}"
+
+    def write(self, tensors: Sequence[Tensor]) -> list[int]:
+        """Copy tensors one behind another and return their offsets in bytes."""
+        offsets, end = [], 0
+        for tensor in tensors:
+            offsets.append(end)
+            end += -(-tensor.nbytes // 64) * 64
+        self._reserve(end)
+        for tensor, offset in zip(tensors, offsets, strict=True):
+            flat = tensor.contiguous().view(-1).view(torch.uint8)
+            self._storage[offset : offset + tensor.nbytes].copy_(flat)
+        return offsets
+
+    def write_bytes(self, data: memoryview) -> None:
+        """Copy raw bytes to the start."""
+        self._reserve(len(data))
+        self._storage[: len(data)].copy_(torch.frombuffer(data, dtype=torch.uint8))
+
+    def view(self) -> memoryview:
+        """Return the bytes as they stand."""
+        return memoryview(self._storage.numpy())
+
+    def _reserve(self, size: int) -> None:
+        if size > self._storage.numel():
+            os.ftruncate(self._file, size)
+            self._storage = torch.from_file(self.path, shared=True, size=size, dtype=torch.uint8)
+
+
+def make_sender(
+    backend: str, source: PolicySource, client: RolloutClient, rank: int, num_vllm_ranks: int
+) -> Sender:
+    """Return the sender of a backend; vLLM's own senders do `nccl` and `ipc`."""
+    if backend == "shm":
+        return ShmSender(source, client, is_sender=rank == 0)
+    from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+
+    info = _nccl_info(rank, num_vllm_ranks) if backend == "nccl" else _ipc_info(rank)
+    return WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)  # type: ignore[arg-type]  # PolicySource has WeightSource's methods
+
+
+def _nccl_info(rank: int, num_vllm_ranks: int) -> Any:
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+    from vllm.utils.network_utils import get_open_port
+
+    return NCCLTrainerInitInfo(
+        master_address=ray.util.get_node_ip_address(),
+        master_port=get_open_port(),
+        world_size=num_vllm_ranks + 1,
+        rank=rank,
+    )
+
+
+def _ipc_info(rank: int) -> Any:
+    from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+
+    return IPCTrainerInitInfo(rank=rank)
+
+
+def publish(sender: Sender, client: RolloutClient, version: int) -> dict[str, float]:
+    """Send the weights as `version` and return the transfer's metrics."""
+    client.version = version
+    started = time.perf_counter()
+    sender.send_weights()
+    seconds = time.perf_counter() - started
+    size = sum(
+        torch.Size(meta.shape).numel() * meta.dtype.itemsize for meta in client.source.metadata()
+    )
+    return {
+        "weights/sync_s": seconds,
+        "weights/size_bytes": float(size),
+        "weights/bandwidth_bytes_per_s": size / seconds,
+        "weights/version": float(version),
+    }

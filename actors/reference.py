@@ -1,0 +1,46 @@
+"""The frozen policy that the KL penalty measures against."""
+
+from collections.abc import Sequence
+
+import torch
+
+from rlpost.batching import reference_batches
+from rlpost.learning import TokenPolicy
+from rlpost.models import load_policy
+from rlpost.schema import RunConfig
+from rlpost.types import Trajectory
+
+
+class ReferencePolicy:
+    """Answers with log pi_ref of trajectories; forward passes only.
+
+    Use: `start()`, then any number of `logprobs(trajectories)`.
+    """
+
+    def __init__(self, config: RunConfig, model_folder: str) -> None:
+        self.config = config
+        self.name = "reference"
+        self.model_folder = model_folder
+        self.policy: TokenPolicy | None = None
+        self.device = "cuda" if config.reference.num_gpus else "cpu"
+
+    def start(self) -> None:
+        """Load the policy as it was before training, without an adapter."""
+        torch.set_num_threads(self.config.reference.num_threads)
+        model = load_policy(self.config, self.model_folder, trainable=False)
+        self.policy = TokenPolicy(model, self.config.sampling.temperature).to(self.device).eval()
+
+    def logprobs(self, trajectories: Sequence[Trajectory]) -> list[tuple[float, ...]]:
+        """Return each trajectory's logprobs over its `token_ids`, 0 where not trained."""
+        assert self.policy is not None, "start() comes before logprobs()"
+        results: dict[int, tuple[float, ...]] = {}
+        size = self.config.reference.micro_batch_size
+        for indices, micro in reference_batches(trajectories, size):
+            micro = micro.to(self.device)
+            with torch.inference_mode():
+                rows, _ = self.policy(micro.token_ids, micro.attention_mask, micro.loss_mask)
+            for index, row in zip(indices, rows.tolist(), strict=True):
+                start = len(trajectories[index].prompt_ids)
+                end = start + len(trajectories[index].token_ids)
+                results[index] = tuple(row[start:end])
+        return [results[index] for index in range(len(trajectories))]

@@ -1,0 +1,200 @@
+"""One vLLM engine that samples groups, and serves only weights that it has proved."""
+
+import asyncio
+import logging
+import socket
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from rlpost.errors import ActorError, DeadlineError, WeightSyncError
+from rlpost.schema import RunConfig
+from rlpost.types import Group, Prompt, Sampling, Trajectory
+
+log = logging.getLogger(__name__)
+
+
+class RolloutWorker:
+    """Samples from the policy with vLLM.
+
+    Use: `start()`, then for each weight version `start_weight_update()`, `update_weights(...)`
+    per bucket and `finish_weight_update(version, fingerprints)`; between updates any number of
+    overlapping `generate(...)`. Before the first proved update nothing is served.
+    """
+
+    def __init__(self, config: RunConfig, index: int, model_folder: str, backend: str) -> None:
+        self.config = config
+        self.name = f"rollout-{index}"
+        self.model_folder = model_folder
+        self.backend = backend
+        self.version = -1
+        self.serving = asyncio.Event()
+        self.in_flight = 0
+        self.engine: Any = None
+        self.memory: Any = None
+
+    def host(self) -> str:
+        """Return the name of the machine that this worker runs on."""
+        return socket.gethostname()
+
+    async def start(self) -> None:
+        """Load vLLM with the model folder's weights, which only shape it: none is served yet."""
+        from vllm import AsyncEngineArgs
+        from vllm.config.weight_transfer import WeightTransferConfig
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        from actors.weights import engine_name
+
+        config = self.config
+        rollout = config.rollout
+        dtype = rollout.dtype or config.model.dtype
+        arguments: dict[str, Any] = {
+            "model": self.model_folder,
+            "dtype": dtype.value,
+            "max_model_len": config.max_model_len,
+            "max_num_seqs": rollout.max_num_seqs,
+            "tensor_parallel_size": rollout.tensor_parallel_size,
+            "enforce_eager": rollout.enforce_eager,
+            "seed": config.seed,
+            "trust_remote_code": config.model.trust_remote_code,
+            "generation_config": "vllm",  # nothing but our own Sampling shapes the distribution
+            "logprobs_mode": "processed_logprobs",  # of the distribution sampled from
+            "enable_prefix_caching": True,
+            "disable_log_stats": True,
+            "weight_transfer_config": WeightTransferConfig(backend=engine_name(self.backend)),
+            "worker_extension_cls": "actors.weights.FingerprintReader",
+        }
+        if rollout.num_gpus == 0:
+            arguments["kv_cache_memory_bytes"] = int(rollout.kv_cache_gib * 2**30)
+        else:
+            arguments["gpu_memory_utilization"] = rollout.gpu_memory_utilization
+        if rollout.tensor_parallel_size == 1:
+            arguments["distributed_executor_backend"] = "uni"
+        self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+
+    async def generate(self, prompt: Prompt, group_size: int, sampling: Sampling) -> Group:
+        """Sample one group from the current weights.
+
+        Raises:
+            DeadlineError: no proved weights came within `rollout.timeout_s`.
+        """
+        limit_s = self.config.rollout.timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                await self.serving.wait()
+        except TimeoutError:
+            raise DeadlineError(
+                f"{self.name} waited {limit_s:g} s for proved weights and got none; "
+                "see the learner's log, or raise rollout.timeout_s"
+            ) from None
+        self.in_flight += 1
+        try:
+            version = self.version
+            output = await self._sample(prompt, group_size, sampling)
+            assert version == self.version, "weights changed under a request in flight"
+        finally:
+            self.in_flight -= 1
+        trajectories = tuple(self._trajectory(prompt, one, version) for one in output.outputs)
+        return Group(prompt=prompt, trajectories=trajectories)
+
+    async def _sample(self, prompt: Prompt, group_size: int, sampling: Sampling) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            n=group_size,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_response_tokens,
+            seed=sampling.seed,
+            logprobs=0,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        final = None
+        async for output in self.engine.generate(
+            {"prompt_token_ids": list(prompt.token_ids)}, parameters, uuid.uuid4().hex
+        ):
+            final = output
+        if final is None or len(final.outputs) != group_size:
+            got = 0 if final is None else len(final.outputs)
+            raise ActorError(f"{self.name}: vLLM returned {got} responses of {group_size}")
+        return final
+
+    def _trajectory(self, prompt: Prompt, output: Any, version: int) -> Trajectory:
+        token_ids = tuple(output.token_ids)
+        logprobs = tuple(
+            entry[token].logprob for token, entry in zip(token_ids, output.logprobs, strict=True)
+        )
+        return Trajectory(
+            prompt_ids=prompt.token_ids,
+            token_ids=token_ids,
+            loss_mask=(True,) * len(token_ids),
+            behavior_logprobs=logprobs,
+            weight_versions=(version,) * len(token_ids),
+            text=output.text,
+            finish_reason=output.finish_reason or "unknown",
+            worker=self.name,
+        )
+
+    def weight_version(self) -> int:
+        """Return the version of the proved weights, or -1 before the first."""
+        return self.version
+
+    async def init_weight_transfer_engine(self, init_info: Mapping[str, Any]) -> None:
+        """Connect vLLM to the learner."""
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        request = WeightTransferInitRequest(init_info=dict(init_info))
+        await self.engine.init_weight_transfer_engine(request)
+
+    async def start_weight_update(self) -> None:
+        """Stop serving and prepare vLLM for new weights."""
+        self.serving.clear()
+        await self.engine.pause_generation(mode="wait", clear_cache=True)
+        await self.engine.start_weight_update()
+
+    async def update_weights(self, update_info: Mapping[str, Any], buffer: Any = None) -> None:
+        """Hand one bucket to vLLM; `buffer` holds its bytes where the learner is on another host."""
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        info = dict(update_info)
+        if buffer is not None:
+            from actors.publish import SharedMemory
+
+            self.memory = self.memory or SharedMemory()
+            self.memory.write_bytes(memoryview(buffer))
+            info["path"] = self.memory.path
+        request = WeightTransferUpdateRequest(update_info=info)
+        await self.engine.update_weights(request)
+
+    async def finish_weight_update(self, version: int, fingerprints: Mapping[str, int]) -> None:
+        """Prove the weights that arrived, then serve them.
+
+        Raises:
+            WeightSyncError: a tensor is missing, or is not the one that was sent.
+        """
+        await self.engine.finish_weight_update(str(version))
+        for arrived in await self.engine.collective_rpc("weight_fingerprints"):
+            self._compare(version, fingerprints, arrived)
+        self.version = version
+        await self.engine.resume_generation()
+        self.serving.set()
+
+    def _compare(self, version: int, sent: Mapping[str, int], arrived: Mapping[str, int]) -> None:
+        missing = sorted(set(sent) - set(arrived))
+        unequal = sorted(name for name in sent if name in arrived and sent[name] != arrived[name])
+        if missing or unequal:
+            what = [f"{name} never arrived" for name in missing[:3]]
+            what += [f"{name} arrived altered" for name in unequal[:3]]
+            raise WeightSyncError(
+                f"weights of version {version} in {self.name} on {self.host()}: {'; '.join(what)} "
+                f"({len(missing)} missing, {len(unequal)} altered of {len(sent)} tensors); "
+                "this worker serves nothing"
+            )
+
+    async def close(self) -> None:
+        """Stop vLLM and its processes."""
+        if self.engine is not None:
+            self.engine.shutdown()
+            self.engine = None

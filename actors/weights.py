@@ -1,0 +1,157 @@
+"""Weights from the learner into vLLM, on vLLM's weight-transfer interface, and the proof of arrival.
+
+Three ways in: `shm` (ours: shared memory, one copy a host), vLLM's `nccl` and `ipc`. In each, the
+learner fingerprints every tensor that it sends, the vLLM process fingerprints every tensor that it
+loads, and the rollout worker serves only if the two agree name by name.
+
+`register` is vLLM's plugin entry point: it makes the engines known in every vLLM process.
+"""
+
+import mmap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferEngine
+from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
+
+from actors.fingerprint import fingerprint
+
+
+class FingerprintMixin:
+    """Fingerprints what reaches the model's `load_weights`, whatever the transport."""
+
+    model: Any
+
+    def start_weight_update(self) -> None:
+        """Forget the fingerprints of the update before."""
+        self.fingerprints: dict[str, int] = {}
+        super().start_weight_update()  # type: ignore[misc]  # the transport stands behind in the MRO
+
+    def receive_weights(self, update_info: Any) -> None:
+        """Receive one bucket, noting each tensor on its way into the model."""
+        model = self.model
+        load_weights = model.load_weights
+
+        def load_and_note(weights: Iterable[tuple[str, Tensor]]) -> Any:
+            def noted() -> Iterator[tuple[str, Tensor]]:
+                for name, tensor in weights:
+                    self.fingerprints[name] = fingerprint(tensor)
+                    yield name, tensor
+
+            return load_weights(noted())
+
+        model.load_weights = load_and_note
+        try:
+            super().receive_weights(update_info)  # type: ignore[misc]  # as above
+        finally:
+            del model.load_weights
+
+
+@dataclass
+class ShmInitInfo(WeightTransferInitInfo):
+    """Nothing to agree on beforehand: each bucket names its file."""
+
+
+@dataclass
+class ShmUpdateInfo(WeightTransferUpdateInfo):
+    """One bucket: a file in shared memory, and where each tensor lies in it."""
+
+    path: str
+    names: list[str]
+    dtype_names: list[str]
+    shapes: list[list[int]]
+    offsets: list[int]
+
+
+class ShmTransport(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
+    """Maps a bucket that the learner wrote to shared memory and loads it into the model."""
+
+    init_info_cls = ShmInitInfo
+    update_info_cls = ShmUpdateInfo
+
+    def init_transfer_engine(self, init_info: ShmInitInfo) -> None:
+        """Do nothing: there is no connection to open."""
+
+    def start_weight_update(self) -> None:
+        """Prepare vLLM's layer-by-layer reload of weights in checkpoint format."""
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        initialize_layerwise_reload(self.model)
+
+    def finish_weight_update(self) -> None:
+        """Let vLLM process the layers that were loaded."""
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Receive one bucket; unlike vLLM's own engines there is no accelerator to wait for."""
+        self.receive_weights(self.parse_update_info(update_info))
+
+    def receive_weights(self, update_info: ShmUpdateInfo) -> None:
+        """Load the tensors of one bucket."""
+        self.model.load_weights(mapped_tensors(update_info))
+
+    def shutdown(self) -> None:
+        """Do nothing: each bucket was unmapped after its load."""
+
+
+def mapped_tensors(bucket: ShmUpdateInfo) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a bucket; each is a copy that outlives the mapping."""
+    with Path(bucket.path).open("rb") as file:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as buffer:
+            for name, dtype_name, shape, offset in zip(
+                bucket.names, bucket.dtype_names, bucket.shapes, bucket.offsets, strict=True
+            ):
+                dtype = getattr(torch, dtype_name)
+                count = torch.Size(shape).numel()
+                view = torch.frombuffer(buffer, dtype=dtype, count=count, offset=offset)
+                yield name, view.reshape(shape).clone()
+                del view
+
+
+class ShmEngine(FingerprintMixin, ShmTransport):
+    """`shm` with fingerprints."""
+
+
+class NcclEngine(FingerprintMixin, NCCLWeightTransferEngine):
+    """vLLM's `nccl` with fingerprints."""
+
+
+class IpcEngine(FingerprintMixin, IPCWeightTransferEngine):
+    """vLLM's `ipc` with fingerprints."""
+
+
+class FingerprintReader:
+    """Extends vLLM's worker by one call, reached through `collective_rpc`."""
+
+    weight_transfer_engine: Any
+
+    def weight_fingerprints(self) -> dict[str, int]:
+        """Return the fingerprints of the tensors that the last update loaded."""
+        return self.weight_transfer_engine.fingerprints
+
+
+ENGINES = {"rlpost_shm": ShmEngine, "rlpost_nccl": NcclEngine, "rlpost_ipc": IpcEngine}
+
+
+def engine_name(backend: str) -> str:
+    """Return the name under which a recipe's `weights.backend` is registered with vLLM."""
+    return f"rlpost_{backend}"
+
+
+def register() -> None:
+    """Make the engines known to vLLM; called by vLLM in each of its processes."""
+    for name, engine in ENGINES.items():
+        if name not in WeightTransferEngineFactory._registry:  # noqa: SLF001 - it has no query
+            WeightTransferEngineFactory.register_engine(name, engine)

@@ -1,0 +1,124 @@
+"""From trajectories to what each learner rank trains on, normalised over the whole minibatch."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlpost.reduction import token_weights
+from rlpost.types import MicroBatch, RankBatch, Trajectory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A trajectory with what the step has computed for it."""
+
+    trajectory: Trajectory
+    advantage: float
+    ref_logprobs: tuple[float, ...] | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of prompt and response together."""
+        return len(self.trajectory.prompt_ids) + len(self.trajectory.token_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPlan:
+    """How a step's samples are cut: updates an epoch, ranks, sequences a micro-batch."""
+
+    num_minibatches: int
+    num_ranks: int
+    micro_batch_size: int
+    reduction: str
+    max_response_tokens: int
+
+
+def build_batches(samples: Sequence[Sample], plan: BatchPlan, seed: int) -> list[RankBatch]:
+    """Return one `RankBatch` a rank; the same seed gives the same minibatches for any plan of ranks.
+
+    Samples are shuffled into minibatches, so that a group is not confined to one of them. In a
+    minibatch, sequences are dealt by length, longest first, so that ranks carry equal loads and
+    neighbours in a micro-batch waste little padding.
+    """
+    order = list(samples)
+    random.Random(seed).shuffle(order)
+    ranks: list[list[tuple[MicroBatch, ...]]] = [[] for _ in range(plan.num_ranks)]
+    for index in range(plan.num_minibatches):
+        minibatch = order[index :: plan.num_minibatches]
+        for rank, micros in enumerate(_cut(minibatch, plan)):
+            ranks[rank].append(micros)
+    return [RankBatch(minibatches=tuple(minibatches)) for minibatches in ranks]
+
+
+def _cut(minibatch: list[Sample], plan: BatchPlan) -> list[tuple[MicroBatch, ...]]:
+    ordered = sorted(minibatch, key=lambda sample: -sample.num_tokens)
+    weights = _weights(ordered, plan)
+    rows = list(zip(ordered, weights, strict=True))
+    shares = [rows[rank :: plan.num_ranks] for rank in range(plan.num_ranks)]
+    num_micros = -(-len(shares[0]) // plan.micro_batch_size) if rows else 0
+    return [
+        tuple(
+            _micro_batch(share[i * plan.micro_batch_size : (i + 1) * plan.micro_batch_size], rows[0])
+            for i in range(num_micros)
+        )
+        for share in shares
+    ]
+
+
+def _weights(samples: list[Sample], plan: BatchPlan) -> list[Tensor]:
+    """Return each sample's token weights over its response, global over the minibatch."""
+    if not samples:
+        return []
+    longest = max(len(sample.trajectory.token_ids) for sample in samples)
+    mask = torch.zeros(len(samples), longest, dtype=torch.bool)
+    for row, sample in enumerate(samples):
+        mask[row, : len(sample.trajectory.token_ids)] = torch.tensor(sample.trajectory.loss_mask)
+    return list(token_weights(plan.reduction, mask, plan.max_response_tokens))
+
+
+def _micro_batch(rows: list[tuple[Sample, Tensor]], stand_in: tuple[Sample, Tensor]) -> MicroBatch:
+    """Pad rows into tensors; an empty share becomes one untrained row, to keep ranks in step."""
+    trained = bool(rows)
+    rows = rows or [stand_in]
+    shape = (len(rows), max(sample.num_tokens for sample, _ in rows))
+    token_ids = torch.zeros(shape, dtype=torch.int64)
+    attention_mask = torch.zeros(shape, dtype=torch.bool)
+    loss_mask = torch.zeros(shape, dtype=torch.bool)
+    weights, advantages, behavior, reference = (torch.zeros(shape) for _ in range(4))
+    for row, (sample, share) in enumerate(rows):
+        trajectory = sample.trajectory
+        start, end = len(trajectory.prompt_ids), sample.num_tokens
+        token_ids[row, :end] = torch.tensor(trajectory.prompt_ids + trajectory.token_ids)
+        attention_mask[row, :end] = True
+        behavior[row, start:end] = torch.tensor(trajectory.behavior_logprobs)
+        if sample.ref_logprobs is not None:
+            reference[row, start:end] = torch.tensor(sample.ref_logprobs)
+        if trained:
+            loss_mask[row, start:end] = torch.tensor(trajectory.loss_mask)
+            weights[row, start:end] = share[: end - start].to(torch.float32)
+            advantages[row, start:end] = sample.advantage
+    return MicroBatch(
+        token_ids=token_ids,
+        attention_mask=attention_mask,
+        loss_mask=loss_mask,
+        weights=weights,
+        advantages=advantages,
+        behavior_logprobs=behavior,
+        ref_logprobs=reference if rows[0][0].ref_logprobs is not None else None,
+    )
+
+
+def reference_batches(
+    trajectories: Sequence[Trajectory], micro_batch_size: int
+) -> Iterator[tuple[list[int], MicroBatch]]:
+    """Yield micro-batches of trajectories of similar length, each with its rows' indices."""
+    lengths = [len(t.prompt_ids) + len(t.token_ids) for t in trajectories]
+    order = sorted(range(len(trajectories)), key=lambda index: -lengths[index])
+    for start in range(0, len(order), micro_batch_size):
+        indices = order[start : start + micro_batch_size]
+        samples = [Sample(trajectory=trajectories[i], advantage=0.0) for i in indices]
+        rows = [(sample, torch.zeros(len(sample.trajectory.token_ids))) for sample in samples]
+        yield indices, _micro_batch(rows, rows[0])

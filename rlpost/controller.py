@@ -1,0 +1,274 @@
+"""The step: sample, score, learn, publish. Written on roles alone; knows nothing of Ray."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Protocol
+
+import torch
+
+from rlpost import advantages
+from rlpost.batching import BatchPlan, Sample, build_batches
+from rlpost.errors import DataError, WeightSyncError
+from rlpost.evaluation import Evaluator
+from rlpost.kl import kl
+from rlpost.metrics import Metrics
+from rlpost.objectives import build_from
+from rlpost.roles import Learner, Reference, Rollouts, Verifiers
+from rlpost.schema import OnTimeout, Reduction, RunConfig
+from rlpost.timing import PhaseTimer
+from rlpost.types import Group, Prompt, Sampling, Trajectory, Verdict
+
+log = logging.getLogger(__name__)
+
+
+class Prompts(Protocol):
+    """Where training prompts come from."""
+
+    def draw(self, count: int) -> list[Prompt]:
+        """Return the next prompts of the run's order."""
+        ...
+
+
+class Recorder(Protocol):
+    """Where results go: files, trackers, the console."""
+
+    def phase(self, name: str) -> None:
+        """Say what is going on."""
+        ...
+
+    def record(self, step: int, values: dict[str, float], groups: Sequence[Group]) -> None:
+        """Keep one step's metrics and rollouts."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The roles that a controller drives; `reference` is None when nothing needs it."""
+
+    prompts: Prompts
+    rollouts: Rollouts
+    verifiers: Verifiers
+    learner: Learner
+    reference: Reference | None
+
+
+class Controller:
+    """Runs synchronous group-relative reinforcement learning.
+
+    Use: `await start()`, then `await step(n)` for n = 1, 2, ...; `version` counts publications.
+    """
+
+    def __init__(
+        self, config: RunConfig, parts: Parts, evaluator: Evaluator, recorder: Recorder
+    ) -> None:
+        self.config = config
+        self.parts = parts
+        self.evaluator = evaluator
+        self.recorder = recorder
+        self.version = -1
+        reduction = config.reduction.value
+        if config.reduction is Reduction.auto:
+            reduction = build_from(config.objective).default_reduction
+        self.plan = BatchPlan(
+            num_minibatches=config.minibatches,
+            num_ranks=parts.learner.num_ranks,
+            micro_batch_size=config.learner.micro_batch_size,
+            reduction=reduction,
+            max_response_tokens=config.sampling.max_response_tokens,
+        )
+
+    async def start(self) -> dict[str, float]:
+        """Publish the first weights, evaluate them, and record both as step 0."""
+        timer = PhaseTimer()
+        values = await self._publish(timer)
+        values |= await self._evaluate(0, timer)
+        values |= timer.values()
+        self.recorder.record(0, values, ())
+        return values
+
+    async def step(self, step: int) -> dict[str, float]:
+        """Sample a batch, train on it, publish the new weights; return the step's metrics."""
+        timer = PhaseTimer()
+        metrics = Metrics()
+        with self._phase("rollout", timer):
+            prompts = self.parts.prompts.draw(self.config.prompts_per_step)
+            groups = await asyncio.gather(*(self._episode(p, step, metrics) for p in prompts))
+            groups = self._usable(groups, metrics)
+        with self._phase("reference", timer):
+            references = await self._reference(groups)
+        with self._phase("batch", timer):
+            samples = self._samples(groups, references, metrics)
+            batches = build_batches(samples, self.plan, _seed(self.config.seed, "batch", step))
+        with self._phase("learn", timer):
+            metrics.merge(await self.parts.learner.update(batches, step))
+        values = metrics.values() | await self._publish(timer)
+        values |= await self._evaluate(step, timer)
+        self._check(values)
+        values |= timer.values()
+        values["throughput/tokens_per_s"] = values["tokens/trained"] / values["time/step_s"]
+        self.recorder.record(step, values, groups)
+        return values
+
+    def _phase(self, name: str, timer: PhaseTimer):  # noqa: ANN202 - the timer's context manager
+        self.recorder.phase(name)
+        return timer.phase(name)
+
+    async def _episode(self, prompt: Prompt, step: int, metrics: Metrics) -> Group:
+        """Sample one group and score it as soon as it is complete."""
+        settings = self.config.sampling
+        sampling = Sampling(
+            max_response_tokens=settings.max_response_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            seed=_seed(self.config.seed, prompt.id, step),
+        )
+        group = await self.parts.rollouts.generate(prompt, self.config.group_size, sampling)
+        verdicts = await self.parts.verifiers.verify(prompt, group.trajectories)
+        return self._scored(group, verdicts, metrics)
+
+    def _scored(self, group: Group, verdicts: Sequence[Verdict], metrics: Metrics) -> Group:
+        """Attach rewards; a trajectory without one is dropped and counted by its reason."""
+        if len(verdicts) != len(group.trajectories):
+            raise DataError(
+                f"prompt {group.prompt.id}: the verifier returned {len(verdicts)} verdicts for "
+                f"{len(group.trajectories)} trajectories"
+            )
+        kept: list[Trajectory] = []
+        for trajectory, verdict in zip(group.trajectories, verdicts, strict=True):
+            metrics.sum(f"reward/{verdict.status}_count", 1.0)
+            verdict = self._resolved(group.prompt, verdict)
+            if verdict.reward is None:
+                metrics.sum(f"dropped/{verdict.status}", 1.0)
+            else:
+                kept.append(trajectory.scored(verdict))
+        return Group(prompt=group.prompt, trajectories=tuple(kept))
+
+    def _resolved(self, prompt: Prompt, verdict: Verdict) -> Verdict:
+        """Apply the recipe's rule to a verification that gave no reward."""
+        rule = self.config.reward.on_timeout
+        if verdict.reward is not None or rule is OnTimeout.drop:
+            return verdict
+        if rule is OnTimeout.zero:
+            return replace(verdict, reward=0.0)
+        raise DataError(
+            f"prompt {prompt.id}: verification ended in {verdict.status}: {verdict.detail}; "
+            "reward.on_timeout=fail stops the run here, `drop` and `zero` would go on"
+        )
+
+    def _usable(self, groups: Sequence[Group], metrics: Metrics) -> list[Group]:
+        """Leave out groups that lost too many trajectories to be compared within."""
+        usable = [group for group in groups if len(group.trajectories) > 1]
+        metrics.sum("dropped/groups", float(len(groups) - len(usable)))
+        if not usable:
+            raise DataError(
+                f"none of {len(groups)} groups has two scored trajectories: every verification "
+                "failed or ran out of time; see reward.timeout_s and task.verifier"
+            )
+        return usable
+
+    async def _reference(self, groups: Sequence[Group]) -> list[tuple[float, ...] | None]:
+        trajectories = [t for group in groups for t in group.trajectories]
+        if self.parts.reference is None:
+            return [None] * len(trajectories)
+        return list(await self.parts.reference.logprobs(trajectories))
+
+    def _samples(
+        self,
+        groups: Sequence[Group],
+        references: Sequence[tuple[float, ...] | None],
+        metrics: Metrics,
+    ) -> list[Sample]:
+        """Turn rewards into advantages and note what the batch looks like."""
+        trajectories = [t for group in groups for t in group.trajectories]
+        rewards = torch.tensor([t.reward for t in trajectories], dtype=torch.float64)
+        group_ids = torch.tensor([i for i, g in enumerate(groups) for _ in g.trajectories])
+        self._note_batch(groups, trajectories, rewards, metrics)
+        rewards = rewards - self._kl_in_reward(trajectories, references)
+        values = advantages.compute(self.config.advantage.value, rewards, group_ids)
+        return [
+            Sample(trajectory=trajectory, advantage=advantage, ref_logprobs=reference)
+            for trajectory, advantage, reference in zip(
+                trajectories, values.tolist(), references, strict=True
+            )
+        ]
+
+    def _kl_in_reward(
+        self,
+        trajectories: Sequence[Trajectory],
+        references: Sequence[tuple[float, ...] | None],
+    ) -> torch.Tensor:
+        """Return each trajectory's KL penalty where the recipe takes it from the reward."""
+        penalties = torch.zeros(len(trajectories), dtype=torch.float64)
+        if self.config.kl.where.value != "reward":
+            return penalties
+        for index, (trajectory, reference) in enumerate(zip(trajectories, references, strict=True)):
+            if reference is not None:
+                sampled = torch.tensor([trajectory.behavior_logprobs], dtype=torch.float64)
+                frozen = torch.tensor([reference], dtype=torch.float64)
+                mask = torch.tensor([trajectory.loss_mask])
+                divergence = kl(self.config.kl.estimator.value, sampled, frozen, mask)
+                penalties[index] = self.config.kl_coef * divergence.sum()
+        return penalties
+
+    def _note_batch(
+        self,
+        groups: Sequence[Group],
+        trajectories: Sequence[Trajectory],
+        rewards: torch.Tensor,
+        metrics: Metrics,
+    ) -> None:
+        count = float(len(trajectories))
+        metrics.mean("reward/mean", float(rewards.sum()), count)
+        metrics.mean("reward/std", float(rewards.std()), 1.0)
+        silent = sum(len({t.reward for t in group.trajectories}) == 1 for group in groups)
+        metrics.mean("group/zero_advantage_frac", float(silent), float(len(groups)))
+        for trajectory in trajectories:
+            num_tokens = float(len(trajectory.token_ids))
+            metrics.mean("response/length_mean", num_tokens, 1.0)
+            metrics.mean("response/truncated_frac", float(trajectory.truncated), 1.0)
+            metrics.sum("tokens/generated", num_tokens)
+            staleness = float(self.version - min(trajectory.weight_versions, default=self.version))
+            metrics.mean("staleness/mean", staleness, 1.0)
+            metrics.maximum("staleness/max", staleness)
+            for name, value in trajectory.reward_parts.items():
+                metrics.mean(f"reward/{name}", value, 1.0)
+
+    async def _publish(self, timer: PhaseTimer) -> dict[str, float]:
+        """Publish the learner's weights and make sure that every worker serves them."""
+        with self._phase("publish", timer):
+            values = dict(await self.parts.learner.publish(self.version + 1))
+            self.version += 1
+            for worker, version in (await self.parts.rollouts.weight_versions()).items():
+                if version != self.version:
+                    raise WeightSyncError(
+                        f"{worker} serves weights of version {version} after version "
+                        f"{self.version} was published: it missed a transfer"
+                    )
+        return values
+
+    async def _evaluate(self, step: int, timer: PhaseTimer) -> dict[str, float]:
+        every = self.config.eval.every
+        if not every or (step % every and step != self.config.steps):
+            return {}
+        with self._phase("eval", timer):
+            return await self.evaluator.run()
+
+    def _check(self, values: dict[str, float]) -> None:
+        """Stop when learner and vLLM disagree on equal weights by more than the recipe allows."""
+        limit, gap = self.config.guards.max_logprob_gap, values.get("mismatch/logprob_gap_mean")
+        if limit is not None and gap is not None and not gap <= limit:
+            raise WeightSyncError(
+                f"learner and vLLM differ by {gap:.3g} a token in mean logprob on weights of "
+                f"version {self.version - 1}, more than guards.max_logprob_gap={limit:g}: the "
+                "rollout workers sample from another policy than the one trained"
+            )
+
+
+def _seed(*parts: object) -> int:
+    """Return a 31-bit seed that depends on all parts, the same in every process."""
+    digest = blake2b(repr(parts).encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") >> 1
