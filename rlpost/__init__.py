@@ -1,0 +1,1 @@
+"""rlpost: group-relative reinforcement learning for language models, on Ray."""
