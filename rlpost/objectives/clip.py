@@ -41,7 +41,7 @@ class Clip(TokenObjective[ClipConfig]):
         """Return each token's clipped loss."""
         active = self._active(log_ratio.detach(), advantages.sign())
         # Where the clip binds the term is constant, so an overflow of exp must not reach it.
-        ratio = torch.where(active, log_ratio, 0.0).exp()
+        ratio = torch.where(active, log_ratio, 0.0).clamp(max=40.0).exp()
         bound = torch.where(
             advantages > 0,
             1 + self.config.eps_high,
@@ -52,7 +52,8 @@ class Clip(TokenObjective[ClipConfig]):
     def gradient_multiplier(self, log_ratio: Tensor, advantage_sign: Tensor) -> Tensor:
         """Return r where no bound binds, else 0."""
         active = self._active(log_ratio, advantage_sign)
-        return torch.where(active, torch.where(active, log_ratio, 0.0).exp(), 0.0)
+        ratio = torch.where(active, log_ratio, 0.0).clamp(max=40.0).exp()
+        return torch.where(active, ratio, 0.0)
 
     def _active(self, log_ratio: Tensor, sign: Tensor) -> Tensor:
         high = torch.tensor(1 + self.config.eps_high, dtype=log_ratio.dtype).log()

@@ -1,0 +1,28 @@
+"""One reward worker: verifies trajectories in processes of its own."""
+
+from collections.abc import Sequence
+
+from rlpost.schema import RunConfig
+from rlpost.tasks.verification import VerifierPool
+from rlpost.types import Prompt, Trajectory, Verdict
+
+
+class RewardWorker:
+    """Use: `start()`, any number of overlapping `verify(...)`, `close()`."""
+
+    def __init__(self, config: RunConfig, index: int) -> None:
+        self.name = f"reward-{index}"
+        reward = config.reward
+        self.pool = VerifierPool(config.task.verifier, reward.num_processes, reward.timeout_s)
+
+    async def start(self) -> None:
+        """Start the verifier's processes."""
+        await self.pool.start()
+
+    async def verify(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Verdict]:
+        """Return one verdict a trajectory, in order."""
+        return await self.pool.verify(prompt, trajectories)
+
+    async def close(self) -> None:
+        """Kill the verifier's processes."""
+        await self.pool.close()

@@ -1,0 +1,1 @@
+"""Tasks: prompts, verifiers and, where there are some, worked answers."""

@@ -1,0 +1,151 @@
+"""What a task is: items with a question and an answer, rendered as prompts."""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rlpost.errors import DataError
+from rlpost.schema import RunConfig
+from rlpost.types import Prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One question of a task before it is rendered; `metadata` must be JSON."""
+
+    id: str
+    question: str
+    answer: str | None = None
+    worked_answer: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """Where a task's items come from."""
+
+    name: str
+
+    def training(self) -> Sequence[Item]:
+        """Return the training items; held-out questions are not among them."""
+        ...
+
+    def held_out(self, count: int) -> Sequence[Item]:
+        """Return up to `count` items that training never shows."""
+        ...
+
+
+class Renderer:
+    """Turns items into prompts: through a template, or the tokenizer's chat template."""
+
+    def __init__(self, config: RunConfig, tokenizer: Any) -> None:
+        self.task = config.task
+        self.max_prompt_tokens = config.sampling.max_prompt_tokens
+        self.tokenizer = tokenizer
+        self.too_long = 0
+
+    def prompt(self, item: Item) -> Prompt | None:
+        """Return the item's prompt, or None, counted in `too_long`, if it exceeds the limit."""
+        text = self.task.prompt_template.replace("{question}", item.question)
+        token_ids = self._token_ids(text)
+        if len(token_ids) > self.max_prompt_tokens:
+            self.too_long += 1
+            return None
+        return Prompt(
+            id=item.id,
+            text=text,
+            token_ids=tuple(token_ids),
+            answer=item.answer,
+            worked_answer=item.worked_answer,
+            metadata=item.metadata,
+        )
+
+    def prompts(self, items: Sequence[Item]) -> list[Prompt]:
+        """Return the prompts of all items that fit.
+
+        Raises:
+            DataError: none fits.
+        """
+        prompts = [prompt for item in items if (prompt := self.prompt(item)) is not None]
+        if not prompts:
+            raise DataError(
+                f"none of {len(items)} prompts fits sampling.max_prompt_tokens="
+                f"{self.max_prompt_tokens}: raise it, or shorten task.prompt_template"
+            )
+        return prompts
+
+    def worked_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        """Return the worked answer's tokens, with the end token that training must learn."""
+        if prompt.worked_answer is None:
+            raise DataError(
+                f"prompt {prompt.id} has no worked answer to warm-start on: set warmstart.steps=0 "
+                "or, for a data set, data.worked_answer_column"
+            )
+        ids = self.tokenizer.encode(prompt.worked_answer, add_special_tokens=False)
+        return (*ids, self.tokenizer.eos_token_id)
+
+    def _token_ids(self, text: str) -> list[int]:
+        if not self.task.chat_template:
+            return self.tokenizer.encode(text)
+        messages = [{"role": "user", "content": text}]
+        if self.task.system_prompt is not None:
+            messages.insert(0, {"role": "system", "content": self.task.system_prompt})
+        rendered = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False
+        )
+        return self.tokenizer.encode(rendered, add_special_tokens=False)
+
+
+class PromptStream:
+    """Draws each item exactly once an epoch, in an order that the seed decides.
+
+    Use: `draw(n)`; `state_dict()` and `load_state_dict(...)` continue where a run stopped.
+    """
+
+    def __init__(self, items: Sequence[Item], renderer: Renderer, seed: int) -> None:
+        self.items = items
+        self.renderer = renderer
+        self.seed = seed
+        self.epoch = 0
+        self.position = 0
+        self._order = self._shuffled()
+
+    def draw(self, count: int) -> list[Prompt]:
+        """Return the next prompts; those that are too long are skipped and counted.
+
+        Raises:
+            DataError: a whole epoch gave no prompt that fits.
+        """
+        prompts: list[Prompt] = []
+        skipped = 0
+        for item in self._items():
+            prompt = self.renderer.prompt(item)
+            if prompt is not None:
+                prompts.append(prompt)
+            elif (skipped := skipped + 1) >= len(self.items):
+                self.renderer.prompts(self.items)
+            if len(prompts) == count:
+                break
+        return prompts
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go to a position that `state_dict` returned."""
+        self.epoch, self.position = state["epoch"], state["position"]
+        self._order = self._shuffled()
+
+    def _items(self) -> Iterator[Item]:
+        while True:
+            if self.position == len(self._order):
+                self.epoch, self.position = self.epoch + 1, 0
+                self._order = self._shuffled()
+            self.position += 1
+            yield self.items[self._order[self.position - 1]]
+
+    def _shuffled(self) -> list[int]:
+        order = list(range(len(self.items)))
+        random.Random(f"{self.seed}/{self.epoch}").shuffle(order)
+        return order

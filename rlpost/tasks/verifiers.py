@@ -1,0 +1,44 @@
+"""Verifiers: functions of (response, answer, metadata) to a reward or its named parts.
+
+They run in a process of their own (`rlpost.tasks.verify_process`), so this module imports nothing
+heavy, and none of them needs a time limit.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+Verifier = Callable[[str, str | None, Mapping[str, Any]], float | Mapping[str, float]]
+
+
+def exact(response: str, answer: str | None, metadata: Mapping[str, Any]) -> float:
+    """Return 1 if the response is the answer, white space at the ends aside."""
+    del metadata
+    return float(response.strip() == (answer or "").strip())
+
+
+def reasoning_gym(response: str, answer: str | None, metadata: Mapping[str, Any]) -> float:
+    """Return the score of the question's own generator, from 0 to 1."""
+    score = _score_function(metadata["source_dataset"])
+    return float(score(response.strip(), {"answer": answer, "metadata": dict(metadata)}))
+
+
+@cache
+def _score_function(name: str) -> Callable[..., float]:
+    import reasoning_gym as gym
+
+    return gym.get_score_answer_fn(name)
+
+
+def math(response: str, answer: str | None, metadata: Mapping[str, Any]) -> float:
+    """Return 1 if the response's last mathematical expression equals the answer."""
+    del metadata
+    from math_verify import parse, verify
+
+    # Its own time limits use signal.alarm; ours is the process's.
+    gold = parse(f"${answer}$", parsing_timeout=None)
+    given = parse(response, parsing_timeout=None)
+    return float(bool(gold and given and verify(gold, given, timeout_seconds=None)))
+
+
+BUILT_IN: dict[str, Verifier] = {"exact": exact, "math": math, "reasoning_gym": reasoning_gym}
