@@ -1,0 +1,3 @@
+"""The Ray shell of rlpost. Nothing in it is public; the core is `rlpost`."""
+
+OWNER = "rlpost"

@@ -1,0 +1,219 @@
+"""From a recipe to running actors and back to nothing; the only file that speaks to Ray's runtime."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.handles import Actor, LearnerGroup, ReferenceHandle, RewardPool, RolloutPool
+from actors.learner import LearnerRank
+from actors.placement import Seat, reserve, seats, strategy
+from actors.reference import ReferencePolicy
+from actors.reward import RewardWorker
+from actors.rollout import RolloutWorker
+from rlpost.schema import RunConfig, WeightBackend
+
+log = logging.getLogger(__name__)
+
+_COMMON = {"TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
+
+
+def weight_backend(config: RunConfig) -> str:
+    """Return the backend that `auto` stands for."""
+    backend = config.weights.backend
+    if backend is WeightBackend.auto:
+        backend = WeightBackend.nccl if config.rollout.num_gpus else WeightBackend.shm
+    return backend.value
+
+
+def _environment(config: RunConfig, role: str) -> dict[str, str]:
+    """Return the environment of a role's process: thread counts, and quiet libraries."""
+    if role == "rollout":
+        return _COMMON | {
+            "OMP_NUM_THREADS": str(config.rollout.num_threads),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            # On CPU this, with the executor `uni`, keeps engine and worker in one process.
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if config.rollout.num_gpus else "0",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_LOGGING_LEVEL": "WARNING",
+        }
+    threads = {"learner": config.learner.num_threads, "reference": config.reference.num_threads}
+    environment = _COMMON | {"OMP_NUM_THREADS": str(threads.get(role, 1))}
+    if role == "learner" and not config.learner.num_gpus:
+        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    return environment
+
+
+@contextmanager
+def ray_runtime(config: RunConfig) -> Iterator[None]:
+    """Connect to Ray, or start one on this machine that ends with the block."""
+    settings = config.ray
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if ray.is_initialized():
+        yield
+        return
+    if settings.address is not None:
+        ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=settings.num_cpus or os.cpu_count(),
+            num_gpus=settings.num_gpus,
+            include_dashboard=settings.dashboard,
+            object_store_memory=int(settings.object_store_gib * 2**30),
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class Cast:
+    """The actors of a run: placed together, started by role, and ended together.
+
+    Use: `cast = Cast(config, roles)`, then `await cast.rollouts(...)` and so on, at last
+    `await cast.close()`.
+    """
+
+    def __init__(self, config: RunConfig, roles: tuple[str, ...]) -> None:
+        self.config = config
+        self.seats = seats(config, roles)
+        self.group = reserve(self.seats, config.ray.placement_timeout_s)
+        self.actors: list[Actor] = []
+
+    async def rollouts(self, model_folder: Path) -> RolloutPool:
+        """Start the rollout workers."""
+        arguments = (str(model_folder), weight_backend(self.config))
+        limit_s = self.config.rollout.start_timeout_s
+        actors = await self._start("rollout", RolloutWorker, limit_s, *arguments, concurrency=1000)
+        return RolloutPool(actors, self.config.rollout.timeout_s + 60.0)
+
+    async def rewards(self) -> RewardPool:
+        """Start the reward workers."""
+        limit_s = self.config.reward.start_timeout_s
+        actors = await self._start("reward", RewardWorker, limit_s, concurrency=1000)
+        return RewardPool(actors, self.config.reward.timeout_s)
+
+    async def reference(self, model_folder: Path) -> ReferenceHandle | None:
+        """Start the reference policy where the recipe has a KL penalty."""
+        limit_s = self.config.reference.start_timeout_s
+        actors = await self._start(
+            "reference", _Reference, limit_s, str(model_folder), concurrency=None
+        )
+        return ReferenceHandle(actors[0], self.config.reference.timeout_s) if actors else None
+
+    async def learners(self) -> LearnerGroup:
+        """Start the learner ranks and let them find each other."""
+        limit_s = self.config.learner.start_timeout_s
+        backend = weight_backend(self.config)
+        actors = await self._start("learner", LearnerRank, limit_s, backend, concurrency=None)
+        group = LearnerGroup(actors, self.config.learner.timeout_s)
+        await group.connect(limit_s)
+        return group
+
+    async def _start(
+        self, role: str, kind: type, limit_s: float, *arguments: Any, concurrency: int | None
+    ) -> list[Actor]:
+        wanted = [(i, seat) for i, seat in enumerate(self.seats) if seat.role == role]
+        actors = [
+            self._create(seat, kind, position, arguments, concurrency) for position, seat in wanted
+        ]
+        self.actors += actors
+        if hasattr(kind, "start"):
+            await asyncio.gather(*(actor.call("start", timeout_s=limit_s) for actor in actors))
+        return actors
+
+    def _create(
+        self, seat: Seat, kind: type, position: int, arguments: tuple[Any, ...], limit: int | None
+    ) -> Actor:
+        options: dict[str, Any] = {
+            "num_cpus": seat.num_cpus,
+            "num_gpus": seat.num_gpus,
+            "scheduling_strategy": strategy(self.group, position),
+            "runtime_env": {"env_vars": _environment(self.config, seat.role)},
+        }
+        if limit is not None:
+            options["max_concurrency"] = limit
+        handle = ray.remote(kind).options(**options).remote(self.config, seat.index, *arguments)
+        node = _node_of(self.group, position)
+        return Actor(name=seat.name, node=node["name"], node_id=node["id"], handle=handle)
+
+    async def close(self) -> None:
+        """End all actors: politely for a moment, then at once."""
+        polite = [
+            actor.call("close", timeout_s=5.0)
+            for actor in self.actors
+            if actor.name.startswith(("rollout", "reward"))
+        ]
+        await asyncio.gather(*polite, return_exceptions=True)
+        for actor in self.actors:
+            with contextlib.suppress(Exception):
+                ray.kill(actor.handle)
+        with contextlib.suppress(Exception):
+            ray.util.remove_placement_group(self.group)
+
+
+class _Reference(ReferencePolicy):
+    """The reference policy with the constructor that all actors share."""
+
+    def __init__(self, config: RunConfig, index: int, model_folder: str) -> None:
+        del index
+        super().__init__(config, model_folder)
+
+
+def _node_of(group: Any, position: int) -> dict[str, str]:
+    table = ray.util.placement_group_table(group)
+    node_id = table["bundles_to_node_id"][position]
+    names = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+    return {"id": node_id, "name": names.get(node_id, "unknown")}
+
+
+@asynccontextmanager
+async def running(config: RunConfig, roles: tuple[str, ...]) -> AsyncGenerator[Cast]:
+    """Place a cast of actors and end it with the block, however the block ends."""
+    cast = Cast(config, roles)
+    try:
+        yield cast
+    finally:
+        await asyncio.shield(cast.close())
+
+
+def run(config: RunConfig, program: Callable[[], Awaitable[None]]) -> int:
+    """Run an async program on Ray; SIGINT and SIGTERM cancel it and end all actors.
+
+    Returns the exit code: 0, or 130 after a signal.
+    """
+    with ray_runtime(config):
+        return asyncio.run(_until_signal(program))
+
+
+async def _until_signal(program: Callable[[], Awaitable[None]]) -> int:
+    task = asyncio.ensure_future(program())
+    loop = asyncio.get_running_loop()
+    signals: list[str] = []
+
+    def stop(number: signal.Signals) -> None:
+        signals.append(number.name)
+        sys.stderr.write(f"\n{number.name}: ending all actors\n")
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not signals:
+            raise
+        return 130
+    return 0

@@ -1,0 +1,230 @@
+"""Combinations that no machine can run, refused before anything starts."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rlpost.errors import ConfigError
+from rlpost.schema import Offload, Reduction, RunConfig, WeightBackend
+
+Problems = Iterator[str]
+
+
+def check(config: RunConfig) -> None:
+    """Raise ConfigError for the first impossible combination."""
+    for rule in RULES:
+        for problem in rule(config):
+            raise ConfigError(problem)
+
+
+def _positive(config: RunConfig) -> Problems:
+    counts = {
+        "steps": config.steps,
+        "prompts_per_step": config.prompts_per_step,
+        "group_size": config.group_size,
+        "epochs": config.epochs,
+        "minibatches": config.minibatches,
+        "rollout.num_workers": config.rollout.num_workers,
+        "rollout.tensor_parallel_size": config.rollout.tensor_parallel_size,
+        "rollout.max_num_seqs": config.rollout.max_num_seqs,
+        "reward.num_workers": config.reward.num_workers,
+        "reward.num_processes": config.reward.num_processes,
+        "learner.num_ranks": config.learner.num_ranks,
+        "learner.micro_batch_size": config.learner.micro_batch_size,
+        "sampling.max_prompt_tokens": config.sampling.max_prompt_tokens,
+        "sampling.max_response_tokens": config.sampling.max_response_tokens,
+    }
+    for name, value in counts.items():
+        if value < 1:
+            yield f"{name} must be at least 1, got {value}"
+    amounts = {
+        "learner.learning_rate": config.learner.learning_rate,
+        "reward.timeout_s": config.reward.timeout_s,
+        "rollout.kv_cache_gib": config.rollout.kv_cache_gib,
+    }
+    for name, value in amounts.items():
+        if not value > 0:
+            yield f"{name} must be positive, got {value}"
+    if config.kl_coef < 0:
+        yield f"kl_coef must be 0 or more, got {config.kl_coef}: 0 switches the penalty off"
+
+
+def _batch(config: RunConfig) -> Problems:
+    if config.group_size < 2:  # noqa: PLR2004 - the least that can be compared
+        yield (
+            f"group_size={config.group_size} leaves advantage={config.advantage.value} nothing to "
+            "compare with: use group_size of 2 or more"
+        )
+    batch = config.prompts_per_step * config.group_size
+    cuts = config.minibatches * config.learner.num_ranks
+    if batch % cuts:
+        yield (
+            f"prompts_per_step={config.prompts_per_step} x group_size={config.group_size} = "
+            f"{batch} trajectories must be divisible by minibatches={config.minibatches} x "
+            f"learner.num_ranks={config.learner.num_ranks} = {cuts}"
+        )
+    warm = config.warmstart
+    if warm.steps and warm.batch_size % config.learner.num_ranks:
+        yield (
+            f"warmstart.batch_size={warm.batch_size} must be divisible by "
+            f"learner.num_ranks={config.learner.num_ranks}"
+        )
+
+
+def _sampling(config: RunConfig) -> Problems:
+    sampling = config.sampling
+    if not sampling.temperature > 0:
+        yield (
+            f"sampling.temperature must be positive while training, got {sampling.temperature}: "
+            "greedy samples of a group are all alike; eval.temperature=0 is for evaluation"
+        )
+    if (sampling.top_p < 1 or sampling.top_k > 0) and not sampling.allow_biased:
+        yield (
+            f"sampling.top_p={sampling.top_p} and sampling.top_k={sampling.top_k} make the "
+            "sampled distribution differ from the learner's: use top_p=1 and top_k=0, or accept "
+            "the bias with sampling.allow_biased=true"
+        )
+
+
+def _context(config: RunConfig) -> Problems:
+    sampling, longest = config.sampling, config.rollout.max_model_len
+    needed = sampling.max_prompt_tokens + sampling.max_response_tokens
+    arithmetic = (
+        f"sampling.max_prompt_tokens={sampling.max_prompt_tokens} + "
+        f"sampling.max_response_tokens={sampling.max_response_tokens} = {needed}"
+    )
+    if longest is not None and longest < needed:
+        yield f"rollout.max_model_len={longest} is shorter than {arithmetic}: raise it, or use null"
+    positions = config.model.scratch.max_position_embeddings
+    if config.model.path is None and positions < config.max_model_len:
+        yield f"model.scratch.max_position_embeddings={positions} is below {arithmetic}: raise it"
+
+
+def _model(config: RunConfig) -> Problems:
+    path, scratch, lora = config.model.path, config.model.scratch, config.model.lora
+    if path is not None and path.startswith((".", "/", "~")):
+        folder = Path(path).expanduser()
+        if not (folder / "config.json").is_file():
+            yield f"model.path={path}: no such model folder (config.json is not in it)"
+    if path is None and scratch.hidden_size % scratch.num_heads:
+        yield (
+            f"model.scratch.hidden_size={scratch.hidden_size} must be divisible by "
+            f"model.scratch.num_heads={scratch.num_heads}"
+        )
+    if path is None and scratch.num_heads % scratch.num_kv_heads:
+        yield (
+            f"model.scratch.num_heads={scratch.num_heads} must be divisible by "
+            f"model.scratch.num_kv_heads={scratch.num_kv_heads}"
+        )
+    if lora.rank < 0:
+        yield f"model.lora.rank must be 0 (train all weights) or more, got {lora.rank}"
+    if lora.transfer != "merged":
+        yield f"model.lora.transfer={lora.transfer}: only merged is available"
+
+
+def _learner(config: RunConfig) -> Problems:
+    learner = config.learner
+    if learner.zero_stage not in range(4):
+        yield f"learner.zero_stage must be 0, 1, 2 or 3, got {learner.zero_stage}"
+    if learner.offload_optimizer is Offload.cpu and learner.zero_stage == 0:
+        yield "learner.offload_optimizer=cpu needs learner.zero_stage of 1 or more, got 0"
+    if learner.offload_parameters is Offload.cpu and learner.zero_stage != 3:  # noqa: PLR2004
+        yield (
+            f"learner.offload_parameters=cpu needs learner.zero_stage=3, got {learner.zero_stage}"
+        )
+    if config.reduction is Reduction.constant_length and config.sampling.max_response_tokens < 1:
+        yield "reduction=constant_length needs sampling.max_response_tokens of 1 or more"
+
+
+def _devices(config: RunConfig) -> Problems:
+    """Compare what the actors ask for with this machine, when Ray is started on it."""
+    if config.ray.address is not None:
+        return
+    learner, rollout, reward = config.learner, config.rollout, config.reward
+    reference = config.reference if config.kl_coef > 0 else None
+    cores = config.ray.num_cpus or os.cpu_count() or 1
+    cpus = {
+        f"{learner.num_ranks} learner x {learner.num_cpus:g}": learner.num_ranks * learner.num_cpus,
+        f"{rollout.num_workers} rollout x {rollout.num_cpus:g}": (
+            rollout.num_workers * rollout.num_cpus
+        ),
+        f"{reward.num_workers} reward x {reward.num_cpus:g}": reward.num_workers * reward.num_cpus,
+    }
+    gpus = learner.num_ranks * learner.num_gpus + rollout.num_workers * rollout.num_gpus
+    if reference is not None:
+        cpus[f"1 reference x {reference.num_cpus:g}"] = reference.num_cpus
+        gpus += reference.num_gpus
+    there = config.ray.num_gpus if config.ray.num_gpus is not None else _num_gpus()
+    if gpus > there:
+        yield (
+            f"the actors need {gpus:g} GPUs ({learner.num_ranks} learner.num_ranks x "
+            f"{learner.num_gpus:g} + {rollout.num_workers} rollout.num_workers x "
+            f"{rollout.num_gpus:g}) and this machine has {there}: ask for less, or set ray.address "
+            "to a cluster"
+        )
+    if sum(cpus.values()) > cores + 1e-6:
+        yield (
+            f"the actors need {sum(cpus.values()):g} CPUs ({' + '.join(cpus)}) and this machine "
+            f"has {cores}: lower <role>.num_cpus (it reserves, it does not limit), or use fewer "
+            "ranks or workers"
+        )
+
+
+def _num_gpus() -> int:
+    return sum(
+        1 for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()
+    )
+
+
+def _weights(config: RunConfig) -> Problems:
+    backend, num_gpus = config.weights.backend, config.rollout.num_gpus
+    if backend in (WeightBackend.nccl, WeightBackend.ipc) and not num_gpus:
+        yield f"weights.backend={backend.value} needs GPUs and rollout.num_gpus=0: use shm or auto"
+    if backend is WeightBackend.shm and num_gpus:
+        yield f"weights.backend=shm is for CPU and rollout.num_gpus={num_gpus:g}: use auto"
+
+
+def _task(config: RunConfig) -> Problems:
+    if config.task.kind not in ("reasoning_gym", "dataset", "custom"):
+        yield (
+            f"task.kind={config.task.kind}: no such kind; available: reasoning_gym, dataset, custom"
+        )
+    verifier = config.task.verifier
+    if verifier not in ("reasoning_gym", "math", "exact") and ":" not in verifier:
+        yield (
+            f"task.verifier={verifier}: no such verifier; available: reasoning_gym, math, exact, "
+            "or your own as package.module:function"
+        )
+    if config.task.kind == "dataset":
+        from rlpost.tasks.dataset import check_columns, read_rows, split_file
+
+        for split in (config.data.split, config.data.eval_split):
+            if split_file(config.data, split) is not None:
+                for row in read_rows(config.data, split, limit=1):
+                    check_columns(config.data, row)
+        if config.warmstart.steps and config.data.worked_answer_column is None:
+            yield (
+                f"warmstart.steps={config.warmstart.steps} needs data.worked_answer_column, which "
+                "is null: name the column, or set warmstart.steps=0"
+            )
+
+
+def _tracking(config: RunConfig) -> Problems:
+    if config.tracking.wandb.mode not in ("online", "offline"):
+        yield f"tracking.wandb.mode must be online or offline, got {config.tracking.wandb.mode}"
+    if config.eval.every and config.eval.num_prompts < 1:
+        yield f"eval.num_prompts must be at least 1, got {config.eval.num_prompts}: or eval.every=0"
+
+
+RULES: tuple[Callable[[RunConfig], Problems], ...] = (
+    _positive,
+    _batch,
+    _sampling,
+    _context,
+    _model,
+    _learner,
+    _weights,
+    _devices,
+    _task,
+    _tracking,
+)

@@ -1,0 +1,160 @@
+"""The command `rlpost`; the only file of the core that imports the actors, and that late."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlpost.errors import ConfigError, DataError, RlpostError
+from rlpost.schema import RunConfig
+
+_EPILOG = """examples:
+  rlpost train recipe=quickstart objective=mhpo
+  rlpost train recipe=quickstart objective=holder seed=1 rollout.num_workers=2 learner.zero_stage=3
+  rlpost train recipe=quickstart --multirun objective=clip,mhpo,holder seed=0,1,2
+  rlpost train recipe=gsm8k data.path=path/to/gsm8k --cfg job
+  rlpost eval runs/NAME/export recipe=quickstart
+  rlpost warmstart recipe=quickstart run_dir=runs/warm
+  rlpost export runs/NAME path/to/model
+  rlpost doctor
+
+Overrides are Hydra's: field=value, group=option (recipe, task, objective), and Hydra's own options
+(--cfg job, --multirun, --info, --shell-completion). `rlpost train --cfg job` shows every field.
+"""
+
+_COMMANDS = {
+    "train": "train a policy as a recipe says",
+    "eval": "measure a checkpoint on a task: rlpost eval CHECKPOINT [overrides]",
+    "warmstart": "train on a task's worked answers only",
+    "export": "copy a checkpoint's policy as a transformers folder: rlpost export CHECKPOINT FOLDER",
+    "doctor": "say what this machine can run, and what is wrong with a remedy",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 2 for a user's mistake, 1 for a failed run."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    traceback = "--traceback" in words or bool(os.environ.get("RLPOST_TRACEBACK"))
+    words = [word for word in words if word != "--traceback"]
+    try:
+        return _dispatch(words)
+    except RlpostError as error:
+        if traceback:
+            raise
+        sys.stderr.write(f"rlpost: {error}\n")
+        return 2 if isinstance(error, ConfigError | DataError) else 1
+
+
+def _dispatch(words: list[str]) -> int:
+    parser = _parser()
+    if not words or words[0] in ("-h", "--help"):
+        parser.print_help()
+        return 0
+    command, rest = words[0], words[1:]
+    if command not in _COMMANDS:
+        known = ", ".join(_COMMANDS)
+        raise ConfigError(f"{command}: no such command; available: {known}; see rlpost --help")
+    return _RUN[command](rest)
+
+
+def _parser() -> argparse.ArgumentParser:
+    lines = [f"  {name:<10} {text}" for name, text in _COMMANDS.items()]
+    return argparse.ArgumentParser(
+        prog="rlpost",
+        usage="rlpost COMMAND [field=value ...] [--traceback]",
+        description="Post-train language models with group-relative reinforcement learning on Ray."
+        "\n\ncommands:\n" + "\n".join(lines),
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _programs() -> Any:
+    """Import the actors, after making sure that they are ours."""
+    import actors
+
+    if getattr(actors, "OWNER", None) != "rlpost":
+        raise ConfigError(
+            f"the package `actors` that Python finds is {actors.__file__}, not rlpost's: rename "
+            "or move it, or run from another folder"
+        )
+    try:
+        import actors.programs
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the package {error.name} is missing: pip install 'rlpost[cpu]' or 'rlpost[gpu]'"
+        ) from error
+    return actors.programs
+
+
+def _with_hydra(words: list[str], run: Callable[[RunConfig], int]) -> int:
+    """Let Hydra read the command line, sweeps included, and run each configuration."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
+
+    from rlpost.config import convert, recipes_dir, register_schemas, translated
+    from rlpost.logs import set_up
+
+    register_schemas()
+    codes: list[int] = []
+
+    def job(composed: DictConfig) -> None:
+        config = convert(composed)
+        set_up("driver")
+        codes.append(run(config))
+
+    program, sys.argv = sys.argv, ["rlpost", *words]
+    # Hydra would print its own message and exit; ours names the field and the remedy.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(config_path=str(recipes_dir()), config_name="config", version_base="1.3")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise translated(error) from error
+    finally:
+        sys.argv = program
+    return max(codes, default=0)
+
+
+def _train(words: list[str]) -> int:
+    return _with_hydra(words, lambda config: _programs().train(config))
+
+
+def _warmstart(words: list[str]) -> int:
+    return _with_hydra(words, lambda config: _programs().warmstart(config))
+
+
+def _eval(words: list[str]) -> int:
+    if not words or "=" in words[0] or words[0].startswith("-"):
+        raise ConfigError("rlpost eval needs a checkpoint first: rlpost eval CHECKPOINT recipe=...")
+    checkpoint = Path(words[0])
+    return _with_hydra(words[1:], lambda config: _programs().evaluate(config, checkpoint))
+
+
+def _export(words: list[str]) -> int:
+    if len(words) != 2:  # noqa: PLR2004 - checkpoint and folder
+        raise ConfigError(f"rlpost export takes CHECKPOINT and FOLDER, got {len(words)} words")
+    return _programs().export(Path(words[0]), Path(words[1]))
+
+
+def _doctor(words: list[str]) -> int:
+    from rlpost.doctor import report
+
+    text, healthy = report(as_json="--json" in words)
+    sys.stdout.write(text + "\n")
+    return 0 if healthy else 1
+
+
+_RUN: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "eval": _eval,
+    "warmstart": _warmstart,
+    "export": _export,
+    "doctor": _doctor,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

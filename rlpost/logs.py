@@ -1,0 +1,15 @@
+"""One set-up of logging for every process of a run."""
+
+import logging
+
+
+def set_up(role: str, level: int = logging.INFO) -> None:
+    """Send all log records to standard error, each with time and role."""
+    logging.basicConfig(
+        level=level,
+        format=f"%(asctime)s {role} %(levelname)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+        force=True,
+    )
+    for library in ("ray", "vllm", "transformers", "httpx", "filelock"):
+        logging.getLogger(library).setLevel(logging.WARNING)
