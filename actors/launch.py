@@ -1,4 +1,4 @@
-"""From a recipe to running actors and back to nothing; the only file that speaks to Ray's runtime."""
+"""From a recipe to running actors and back to nothing: the only file that starts Ray."""
 
 import asyncio
 import contextlib

@@ -64,6 +64,9 @@ class LearnerRank:
         torch.set_num_threads(self.config.learner.num_threads)
         import deepspeed
 
+        if not num_gpus:
+            # Its reduction through shared memory would be compiled here, for minutes; gloo serves.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(
             dist_backend="nccl" if num_gpus else "gloo", auto_mpi_discovery=False, verbose=False
         )

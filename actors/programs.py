@@ -104,7 +104,9 @@ async def _controller(
 ) -> Controller:
     """Start all actors, the rollout workers while the learner warm-starts."""
     config = workshop.config
-    view.message("starting vLLM, DeepSpeed and the verifiers; the first start takes a minute or two")
+    view.message(
+        "starting vLLM, DeepSpeed and the verifiers; the first start takes a minute or two"
+    )
     starting = asyncio.gather(cast.rollouts(workshop.model_folder), cast.rewards())
     try:
         learner = await cast.learners()

@@ -77,6 +77,7 @@ class RolloutClient:
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Have every worker prove the weights of `version`, and serve them."""
+        del weight_version  # vLLM's own label; ours goes with the fingerprints
         self._call("finish_weight_update", self.version, self.source.fingerprints)
 
     def _call(self, verb: str, *arguments: Any) -> None:
@@ -101,7 +102,7 @@ class ShmSender:
     killed learner leaves nothing behind. It is allocated once and used for every update.
     """
 
-    def __init__(self, source: PolicySource, client: RolloutClient, is_sender: bool) -> None:
+    def __init__(self, source: PolicySource, client: RolloutClient, *, is_sender: bool) -> None:
         self.source = source
         self.client = client
         self.is_sender = is_sender

@@ -35,8 +35,8 @@ class ReferencePolicy:
         assert self.policy is not None, "start() comes before logprobs()"
         results: dict[int, tuple[float, ...]] = {}
         size = self.config.reference.micro_batch_size
-        for indices, micro in reference_batches(trajectories, size):
-            micro = micro.to(self.device)
+        for indices, rows_in in reference_batches(trajectories, size):
+            micro = rows_in.to(self.device)
             with torch.inference_mode():
                 rows, _ = self.policy(micro.token_ids, micro.attention_mask, micro.loss_mask)
             for index, row in zip(indices, rows.tolist(), strict=True):

@@ -155,7 +155,7 @@ class RolloutWorker:
         await self.engine.start_weight_update()
 
     async def update_weights(self, update_info: Mapping[str, Any], buffer: Any = None) -> None:
-        """Hand one bucket to vLLM; `buffer` holds its bytes where the learner is on another host."""
+        """Hand one bucket to vLLM; `buffer` holds its bytes if the learner is on another host."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         info = dict(update_info)

@@ -1,4 +1,4 @@
-"""Weights from the learner into vLLM, on vLLM's weight-transfer interface, and the proof of arrival.
+"""Weights into vLLM, on its own weight-transfer interface, and the proof of their arrival.
 
 Three ways in: `shm` (ours: shared memory, one copy a host), vLLM's `nccl` and `ipc`. In each, the
 learner fingerprints every tensor that it sends, the vLLM process fingerprints every tensor that it
@@ -108,16 +108,18 @@ class ShmTransport(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
 
 def mapped_tensors(bucket: ShmUpdateInfo) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a bucket; each is a copy that outlives the mapping."""
-    with Path(bucket.path).open("rb") as file:
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as buffer:
-            for name, dtype_name, shape, offset in zip(
-                bucket.names, bucket.dtype_names, bucket.shapes, bucket.offsets, strict=True
-            ):
-                dtype = getattr(torch, dtype_name)
-                count = torch.Size(shape).numel()
-                view = torch.frombuffer(buffer, dtype=dtype, count=count, offset=offset)
-                yield name, view.reshape(shape).clone()
-                del view
+    with (
+        Path(bucket.path).open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as buffer,
+    ):
+        for name, dtype_name, shape, offset in zip(
+            bucket.names, bucket.dtype_names, bucket.shapes, bucket.offsets, strict=True
+        ):
+            dtype = getattr(torch, dtype_name)
+            count = torch.Size(shape).numel()
+            view = torch.frombuffer(buffer, dtype=dtype, count=count, offset=offset)
+            yield name, view.reshape(shape).clone()
+            del view
 
 
 class ShmEngine(FingerprintMixin, ShmTransport):

@@ -37,7 +37,7 @@ class BatchPlan:
 
 
 def build_batches(samples: Sequence[Sample], plan: BatchPlan, seed: int) -> list[RankBatch]:
-    """Return one `RankBatch` a rank; the same seed gives the same minibatches for any plan of ranks.
+    """Return one `RankBatch` a rank; a seed gives the same minibatches for any ranks.
 
     Samples are shuffled into minibatches, so that a group is not confined to one of them. In a
     minibatch, sequences are dealt by length, longest first, so that ranks carry equal loads and
@@ -61,7 +61,9 @@ def _cut(minibatch: list[Sample], plan: BatchPlan) -> list[tuple[MicroBatch, ...
     num_micros = -(-len(shares[0]) // plan.micro_batch_size) if rows else 0
     return [
         tuple(
-            _micro_batch(share[i * plan.micro_batch_size : (i + 1) * plan.micro_batch_size], rows[0])
+            _micro_batch(
+                share[i * plan.micro_batch_size : (i + 1) * plan.micro_batch_size], rows[0]
+            )
             for i in range(num_micros)
         )
         for share in shares

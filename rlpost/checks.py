@@ -50,7 +50,7 @@ def _positive(config: RunConfig) -> Problems:
 
 
 def _batch(config: RunConfig) -> Problems:
-    if config.group_size < 2:  # noqa: PLR2004 - the least that can be compared
+    if config.group_size < 2:
         yield (
             f"group_size={config.group_size} leaves advantage={config.advantage.value} nothing to "
             "compare with: use group_size of 2 or more"
@@ -128,7 +128,7 @@ def _learner(config: RunConfig) -> Problems:
         yield f"learner.zero_stage must be 0, 1, 2 or 3, got {learner.zero_stage}"
     if learner.offload_optimizer is Offload.cpu and learner.zero_stage == 0:
         yield "learner.offload_optimizer=cpu needs learner.zero_stage of 1 or more, got 0"
-    if learner.offload_parameters is Offload.cpu and learner.zero_stage != 3:  # noqa: PLR2004
+    if learner.offload_parameters is Offload.cpu and learner.zero_stage != 3:
         yield (
             f"learner.offload_parameters=cpu needs learner.zero_stage=3, got {learner.zero_stage}"
         )

@@ -28,7 +28,7 @@ _COMMANDS = {
     "train": "train a policy as a recipe says",
     "eval": "measure a checkpoint on a task: rlpost eval CHECKPOINT [overrides]",
     "warmstart": "train on a task's worked answers only",
-    "export": "copy a checkpoint's policy as a transformers folder: rlpost export CHECKPOINT FOLDER",
+    "export": "copy a checkpoint's policy as a transformers folder: CHECKPOINT FOLDER",
     "doctor": "say what this machine can run, and what is wrong with a remedy",
 }
 
@@ -101,11 +101,16 @@ def _with_hydra(words: list[str], run: Callable[[RunConfig], int]) -> int:
 
     register_schemas()
     codes: list[int] = []
+    failures: list[RlpostError] = []
 
     def job(composed: DictConfig) -> None:
-        config = convert(composed)
-        set_up("driver")
-        codes.append(run(config))
+        # Kept from Hydra, which would add lines of its own, and end a sweep at the first failure.
+        try:
+            config = convert(composed)
+            set_up("driver")
+            codes.append(run(config))
+        except RlpostError as error:
+            failures.append(error)
 
     program, sys.argv = sys.argv, ["rlpost", *words]
     # Hydra would print its own message and exit; ours names the field and the remedy.
@@ -116,6 +121,8 @@ def _with_hydra(words: list[str], run: Callable[[RunConfig], int]) -> int:
         raise translated(error) from error
     finally:
         sys.argv = program
+    if failures:
+        raise failures[0]
     return max(codes, default=0)
 
 
@@ -135,7 +142,7 @@ def _eval(words: list[str]) -> int:
 
 
 def _export(words: list[str]) -> int:
-    if len(words) != 2:  # noqa: PLR2004 - checkpoint and folder
+    if len(words) != 2:
         raise ConfigError(f"rlpost export takes CHECKPOINT and FOLDER, got {len(words)} words")
     return _programs().export(Path(words[0]), Path(words[1]))
 

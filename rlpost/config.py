@@ -18,6 +18,8 @@ from rlpost.checks import check
 from rlpost.errors import ConfigError
 from rlpost.schema import RunConfig
 
+_NOISE = re.compile(r"^\s*$|full_key:|reference_type=|object_type=|raised while composing")
+
 
 def recipes_dir() -> Path:
     """Return the folder of recipes: the repository's, or the one inside the installed wheel."""
@@ -67,12 +69,19 @@ def convert(composed: DictConfig) -> RunConfig:
             raise ConfigError(
                 f"{missing[0]} is required and not set: add {missing[0]}=... to the command"
             )
-        config = OmegaConf.to_object(plain)
+        config = OmegaConf.to_object(OmegaConf.merge(_typed(plain.objective.name), plain))
     except OmegaConfBaseException as error:
         raise translated(error) from error
     assert isinstance(config, RunConfig)
     check(config)
     return config
+
+
+def _typed(objective: str) -> DictConfig:
+    """Return the schema with the chosen objective's own fields; Hydra's result has lost both."""
+    from rlpost.objectives import objective_configs
+
+    return OmegaConf.structured(RunConfig(objective=objective_configs[objective]()))
 
 
 def translated(error: Exception) -> ConfigError:
@@ -90,7 +99,10 @@ def translated(error: Exception) -> ConfigError:
             f"{no_option.group(1)}={no_option.group(2)}: there is none of that name; available: "
             f"{', '.join(options)}"
         )
-    first = text.splitlines()[0] if text else type(inner).__name__
+    key = re.search(r"full_key: (\S+)", text)
+    field = field or (key.group(1) if key else "")
+    said = [line for line in text.splitlines() if not _NOISE.search(line)]
+    first = said[0].strip() if said else type(inner).__name__
     return ConfigError(f"{field}: {first}" if field and field not in first else first)
 
 

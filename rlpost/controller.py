@@ -140,11 +140,11 @@ class Controller:
         kept: list[Trajectory] = []
         for trajectory, verdict in zip(group.trajectories, verdicts, strict=True):
             metrics.sum(f"reward/{verdict.status}_count", 1.0)
-            verdict = self._resolved(group.prompt, verdict)
-            if verdict.reward is None:
+            resolved = self._resolved(group.prompt, verdict)
+            if resolved.reward is None:
                 metrics.sum(f"dropped/{verdict.status}", 1.0)
             else:
-                kept.append(trajectory.scored(verdict))
+                kept.append(trajectory.scored(resolved))
         return Group(prompt=group.prompt, trajectories=tuple(kept))
 
     def _resolved(self, prompt: Prompt, verdict: Verdict) -> Verdict:

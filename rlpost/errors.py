@@ -26,4 +26,4 @@ class WeightSyncError(RlpostError, RuntimeError):
 
 
 class DeadlineError(RlpostError, TimeoutError):
-    """Something that was waited for did not come in time; the message says what and for how long."""
+    """What was waited for did not come in time; the message says what and for how long."""

@@ -35,7 +35,9 @@ class Evaluator:
         )
         num_samples = self.config.num_samples
         values = {
-            f"eval/{self.suite}/pass@{k}": sum(pass_at_k(num_samples, right, k) for right, _ in results)
+            f"eval/{self.suite}/pass@{k}": sum(
+                pass_at_k(num_samples, right, k) for right, _ in results
+            )
             / len(results)
             for k in sorted({1, num_samples})
         }

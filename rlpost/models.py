@@ -23,9 +23,7 @@ def load_tokenizer(config: RunConfig) -> Any:
         return character_tokenizer()
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(
-        source, trust_remote_code=config.model.trust_remote_code
-    )
+    return AutoTokenizer.from_pretrained(source, trust_remote_code=config.model.trust_remote_code)
 
 
 def prepare_model(config: RunConfig, folder: Path) -> Path:
@@ -111,9 +109,7 @@ def _with_adapter(model: Any, config: RunConfig) -> Any:
     return inject_adapter_in_model(adapter, model)
 
 
-def save_policy(
-    model: Any, state: Mapping[str, Tensor], tokenizer: Any, folder: Path
-) -> None:
+def save_policy(model: Any, state: Mapping[str, Tensor], tokenizer: Any, folder: Path) -> None:
     """Write weights, config and tokenizer as a transformers folder, all at once or not at all."""
     from safetensors.torch import save_file
 

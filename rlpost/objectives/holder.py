@@ -74,7 +74,7 @@ class Holder(Objective[HolderConfig]):
         # Where the clip binds the term is constant, so an overflow of exp must not reach it. Far
         # above the bound with A < 0 the loss is unbounded by definition; 40 keeps it finite.
         rho = torch.where(active, log_rho.clamp(max=40.0), 0.0).exp()
-        bound = torch.where(advantages > 0, 1 + self.config.eps, 1 - self.config.eps)
+        bound = 1 + self.config.eps * advantages.sign()
         terms = -torch.where(active, rho, bound) * advantages
         shares = token_shares(log_ratio.detach(), mask, p)
         lengths = mask.sum(-1, keepdim=True)

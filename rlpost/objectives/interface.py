@@ -40,7 +40,7 @@ class ObjectiveInputs:
 
     def spread_advantages(self) -> Float[Tensor, "B T"]:
         """Return the advantages on every token, 0 under a False mask."""
-        columns = self.advantages if self.advantages.ndim == 2 else self.advantages[:, None]  # noqa: PLR2004 - [B, T]
+        columns = self.advantages if self.advantages.ndim == 2 else self.advantages[:, None]
         dtype = torch.promote_types(self.logprobs.dtype, torch.float32)
         return torch.where(self.loss_mask, columns, 0.0).to(dtype)
 
@@ -78,7 +78,7 @@ class Objective(ABC, Generic[ConfigT]):
     def terms(
         self, inputs: ObjectiveInputs, step: int, progress: float | None
     ) -> tuple[Tensor, Tensor, Metrics]:
-        """Return each token's loss, the factor M of A * grad logprob, both `[B, T]`, and metrics."""
+        """Return losses and the factors M of A * grad logprob, both `[B, T]`, and metrics."""
 
 
 class TokenObjective(Objective[ConfigT]):

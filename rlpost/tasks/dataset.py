@@ -97,7 +97,11 @@ def split_file(data: DataConfig, split: str) -> Path | None:
             f"data.path={data.path}: no file for split {split} "
             f"({', '.join(c.name for c in candidates)}); the folder has {names}"
         )
-    if path.suffix in _ENDINGS or data.path.startswith((".", "/", "~")) or data.path.count("/") != 1:
+    if (
+        path.suffix in _ENDINGS
+        or data.path.startswith((".", "/", "~"))
+        or data.path.count("/") != 1
+    ):
         raise ConfigError(f"data.path={data.path}: no such file or folder")
     return None
 

@@ -67,8 +67,7 @@ class GeneratedSource:
                 if len(found) == count:
                     break
             self._held_out = [
-                _item(self.name, "eval", index, entry)
-                for index, entry in enumerate(found.values())
+                _item(self.name, "eval", index, entry) for index, entry in enumerate(found.values())
             ]
         return self._held_out[:count]
 
