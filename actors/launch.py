@@ -47,6 +47,8 @@ def _environment(config: RunConfig, role: str) -> dict[str, str]:
             # On CPU this, with the executor `uni`, keeps engine and worker in one process.
             "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if config.rollout.num_gpus else "0",
             "VLLM_NO_USAGE_STATS": "1",
+            # vLLM compiles a few sampling functions even when eager: a minute of C++ on CPU.
+            "TORCH_COMPILE_DISABLE": "1" if config.rollout.enforce_eager else "0",
             "VLLM_LOGGING_LEVEL": "WARNING",
         }
     threads = {"learner": config.learner.num_threads, "reference": config.reference.num_threads}
@@ -156,7 +158,7 @@ class Cast:
     async def close(self) -> None:
         """End all actors: politely for a moment, then at once."""
         polite = [
-            actor.call("close", timeout_s=5.0)
+            actor.call("close", timeout_s=3.0)
             for actor in self.actors
             if actor.name.startswith(("rollout", "reward"))
         ]

@@ -66,6 +66,9 @@ class RolloutWorker:
         }
         if rollout.num_gpus == 0:
             arguments["kv_cache_memory_bytes"] = int(rollout.kv_cache_gib * 2**30)
+            # A prompt prefilled in pieces makes vLLM rewind a seeded CPU generator, which cannot.
+            arguments["enable_chunked_prefill"] = False
+            arguments["max_num_batched_tokens"] = max(4096, config.max_model_len)
         else:
             arguments["gpu_memory_utilization"] = rollout.gpu_memory_utilization
         if rollout.tensor_parallel_size == 1:

@@ -42,3 +42,5 @@ def math(response: str, answer: str | None, metadata: Mapping[str, Any]) -> floa
 
 
 BUILT_IN: dict[str, Verifier] = {"exact": exact, "math": math, "reasoning_gym": reasoning_gym}
+LIBRARIES = {"math": "math_verify", "reasoning_gym": "reasoning_gym"}
+"""What a verifier imports at its first use, and its process beforehand."""

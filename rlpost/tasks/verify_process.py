@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import sys
+from importlib import import_module
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
@@ -30,12 +31,13 @@ def main() -> None:
 
 
 def _verifier(name: str) -> Any:
-    from rlpost.tasks.verifiers import BUILT_IN
+    from rlpost.tasks.verifiers import BUILT_IN, LIBRARIES
 
     if name in BUILT_IN:
+        # Loaded before the first item: the time limit is for verifying, not for importing.
+        if name in LIBRARIES:
+            import_module(LIBRARIES[name])
         return BUILT_IN[name]
-    from importlib import import_module
-
     module, _, function = name.partition(":")
     return getattr(import_module(module), function)
 

@@ -1,0 +1,75 @@
+"""Recipes load, overrides work, and impossible configurations end in one clear sentence."""
+
+import pytest
+
+from rlpost.cli import main
+from rlpost.config import load, recipes_dir
+from rlpost.errors import ConfigError
+
+BAD = {
+    "unknown key": (["learner.zero_stag=1"], "did you mean learner.zero_stage"),
+    "unknown objective field": (["objective.clip_hgih=1"], "unknown field objective.clip_hgih"),
+    "wrong type": (["steps=many"], "steps"),
+    "no such recipe": (["recipe=nope"], "available: gsm8k"),
+    "no such objective": (["objective=ppo2"], "available: clip"),
+    "group of one": (["group_size=1"], "group_size=1"),
+    "batch not divisible": (["minibatches=3"], "256 trajectories must be divisible"),
+    "steps below one": (["steps=0"], "steps must be at least 1"),
+    "negative KL": (["kl_coef=-1"], "kl_coef must be 0 or more"),
+    "greedy training": (["sampling.temperature=0"], "sampling.temperature must be positive"),
+    "biased sampling": (["sampling.top_p=0.9"], "allow_biased"),
+    "short context": (["rollout.max_model_len=20"], "rollout.max_model_len=20 is shorter"),
+    "few positions": (["model.scratch.max_position_embeddings=16"], "max_position_embeddings=16"),
+    "no such stage": (["learner.zero_stage=4"], "learner.zero_stage must be 0, 1, 2 or 3"),
+    "offload without stage": (["learner.offload_parameters=cpu"], "needs learner.zero_stage=3"),
+    "odd heads": (["model.scratch.num_heads=3"], "must be divisible"),
+    "nccl on CPU": (["weights.backend=nccl"], "needs GPUs"),
+    "more ranks than cores": (["ray.num_cpus=2", "learner.num_ranks=4"], "4 learner x 0.8"),
+    "GPUs that are not there": (["ray.num_gpus=0", "learner.num_gpus=1"], "GPUs"),
+    "p range": (["objective=holder", "objective.p_min=3"], "objective.p_min=3"),
+    "no such verifier": (["task.verifier=guess"], "task.verifier=guess"),
+    "no model folder": (["model.path=/no/such/model"], "no such model folder"),
+    "missing data": (["recipe=gsm8k", "data.path=/no/such/data"], "no such file or folder"),
+    "data not set": (["recipe=gsm8k"], "data.path is required"),
+    "wandb mode": (["tracking.wandb.mode=sometimes"], "online or offline"),
+}
+
+
+@pytest.mark.parametrize(("overrides", "said"), BAD.values(), ids=BAD.keys())
+def test_a_bad_configuration_ends_in_one_sentence(overrides, said):
+    words = overrides if any(o.startswith("recipe=") for o in overrides) else overrides
+    with pytest.raises(ConfigError) as caught:
+        load(None, words)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_line_prints_the_sentence_and_returns_2(capsys):
+    assert main(["train", "recipe=quickstart", "group_size=1"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("rlpost: group_size=1")
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("objective", ["clip", "mhpo", "holder"])
+def test_the_command_line_beats_the_recipe(objective):
+    config = load("quickstart", [f"objective={objective}", "steps=7", "seed=3"])
+    assert (config.objective.name, config.steps, config.seed) == (objective, 7, 3)
+
+
+def test_every_recipe_loads(tmp_path):
+    for split in ("train", "test"):
+        row = '{"question": "1 + 1?", "answer": "#### 2"}\n'
+        (tmp_path / f"{split}.jsonl").write_text(row)
+    for file in (recipes_dir() / "recipe").glob("*.yaml"):
+        overrides = ["ray.num_cpus=64", "ray.num_gpus=8"]
+        if file.stem.startswith("gsm8k"):
+            overrides.append(f"data.path={tmp_path}")
+        assert load(file.stem, overrides).steps > 0
+
+
+def test_a_missing_column_is_named_with_those_that_exist(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text('{"problem": "1 + 1?", "answer": "#### 2"}\n')
+    with pytest.raises(ConfigError, match="data.question_column=question.*problem, answer"):
+        load("gsm8k", [f"data.path={tmp_path}"])

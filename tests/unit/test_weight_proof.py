@@ -1,0 +1,74 @@
+"""What proves the weights: fingerprints, the comparison, and the check of versions."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from actors.fingerprint import fingerprint
+from actors.publish import SharedMemory
+from actors.rollout import RolloutWorker
+from rlpost.config import load
+from rlpost.controller import Controller, Parts
+from rlpost.errors import WeightSyncError
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1,), (7, 3), (130, 129)])
+def test_any_flipped_or_moved_element_changes_the_fingerprint(dtype, shape):
+    generator = torch.Generator().manual_seed(0)
+    tensor = torch.randn(shape, generator=generator).to(dtype)
+    whole = fingerprint(tensor)
+    assert fingerprint(tensor.clone()) == whole
+    flat = tensor.flatten()
+    for index in {0, flat.numel() // 2, flat.numel() - 1}:
+        altered = flat.clone()
+        altered[index] = -altered[index]
+        assert fingerprint(altered) != whole
+    if flat.numel() > 1:
+        swapped = flat.clone()
+        swapped[0], swapped[-1] = flat[-1], flat[0]
+        assert fingerprint(swapped) != whole
+
+
+def test_an_altered_or_missing_tensor_is_named():
+    worker = RolloutWorker(load("quickstart"), 1, "folder", "shm")
+    sent = {"a.weight": 1, "b.weight": 2, "c.weight": 3}
+    worker._compare(5, sent, dict(sent))
+    with pytest.raises(WeightSyncError, match=r"version 5 in rollout-1 .*b.weight arrived altered"):
+        worker._compare(5, sent, {**sent, "b.weight": 9})
+    with pytest.raises(WeightSyncError, match=r"c.weight never arrived"):
+        worker._compare(5, sent, {"a.weight": 1, "b.weight": 2})
+
+
+def test_a_worker_that_missed_a_transfer_stops_the_run():
+    class Learner:
+        num_ranks = 1
+
+        async def publish(self, version):
+            return {"weights/version": float(version)}
+
+    class Rollouts:
+        async def weight_versions(self):
+            return {"rollout-0": 0, "rollout-1": -1}
+
+    parts = Parts(
+        prompts=None, rollouts=Rollouts(), verifiers=None, learner=Learner(), reference=None
+    )
+    recorder = SimpleNamespace(phase=lambda _: None, record=lambda *_: None)
+    controller = Controller(load("quickstart"), parts, None, recorder)
+    with pytest.raises(WeightSyncError, match="rollout-1 serves weights of version -1"):
+        asyncio.run(controller.start())
+
+
+def test_shared_memory_gives_back_what_was_written_and_grows():
+    memory = SharedMemory()
+    for size in (3, 5000):
+        tensors = [torch.arange(size, dtype=torch.float32), torch.ones(2, dtype=torch.bfloat16)]
+        offsets = memory.write(tensors)
+        with open(memory.path, "rb") as file:  # noqa: PTH123 - a path under /proc
+            data = file.read()
+        for tensor, offset in zip(tensors, offsets, strict=True):
+            raw = bytearray(data[offset : offset + tensor.nbytes])
+            assert torch.equal(torch.frombuffer(raw, dtype=tensor.dtype), tensor)
