@@ -181,7 +181,7 @@ class RolloutConfig:
     gpu_memory_utilization: float = 0.9
     dtype: Dtype | None = None  # null: the policy's
     enforce_eager: bool = True
-    start_timeout_s: float = 300.0
+    start_timeout_s: float = 900.0
     timeout_s: float = 600.0  # one group
 
 
@@ -194,7 +194,7 @@ class RewardConfig:
     num_processes: int = 1  # verifications at once in one worker
     timeout_s: float = 10.0  # one verification
     on_timeout: OnTimeout = OnTimeout.drop
-    start_timeout_s: float = 120.0
+    start_timeout_s: float = 900.0
 
 
 @dataclass(kw_only=True)
@@ -205,7 +205,7 @@ class ReferenceConfig:
     num_gpus: float = 0.0
     num_threads: int = 1
     micro_batch_size: int = 32
-    start_timeout_s: float = 300.0
+    start_timeout_s: float = 900.0
     timeout_s: float = 600.0
 
 
@@ -229,7 +229,7 @@ class LearnerConfig:
     max_grad_norm: float = 1.0
     offload_optimizer: Offload = Offload.none
     offload_parameters: Offload = Offload.none
-    start_timeout_s: float = 600.0
+    start_timeout_s: float = 900.0
     timeout_s: float = 3600.0  # one step
 
 

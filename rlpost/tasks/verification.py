@@ -11,7 +11,7 @@ from typing import Any
 from rlpost.errors import DeadlineError
 from rlpost.types import Prompt, Trajectory, Verdict
 
-_START_LIMIT_S = 120.0
+_START_LIMIT_S = 600.0
 
 
 class VerifierProcess:

@@ -37,9 +37,8 @@ BAD = {
 
 @pytest.mark.parametrize(("overrides", "said"), BAD.values(), ids=BAD.keys())
 def test_a_bad_configuration_ends_in_one_sentence(overrides, said):
-    words = overrides if any(o.startswith("recipe=") for o in overrides) else overrides
     with pytest.raises(ConfigError) as caught:
-        load(None, words)
+        load(None, overrides)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -71,5 +70,5 @@ def test_every_recipe_loads(tmp_path):
 def test_a_missing_column_is_named_with_those_that_exist(tmp_path):
     for split in ("train", "test"):
         (tmp_path / f"{split}.jsonl").write_text('{"problem": "1 + 1?", "answer": "#### 2"}\n')
-    with pytest.raises(ConfigError, match="data.question_column=question.*problem, answer"):
+    with pytest.raises(ConfigError, match=r"data.question_column=question.*problem, answer"):
         load("gsm8k", [f"data.path={tmp_path}"])
