@@ -13,8 +13,9 @@ check() {
 }
 check ruff format --check .
 check ruff check .
-check pyright
 check lint-imports
-[ "${1:-all}" = lint ] && exit
+[ "${1:-unit}" = lint ] && exit
 check pytest tests/unit
+[ "${1:-unit}" = full ] || exit 0
+check pyright
 check pytest tests/integration

@@ -30,7 +30,7 @@ BAD = {
     "no such verifier": (["task.verifier=guess"], "task.verifier=guess"),
     "no model folder": (["model.path=/no/such/model"], "no such model folder"),
     "missing data": (["recipe=gsm8k", "data.path=/no/such/data"], "no such file or folder"),
-    "data not set": (["recipe=gsm8k"], "data.path is required"),
+    "data not set": (["recipe=gsm8k"], "data.path is not set"),
     "wandb mode": (["tracking.wandb.mode=sometimes"], "online or offline"),
 }
 

@@ -61,7 +61,7 @@ def test_bad_verifiers_are_counted_and_contained(tmp_path, monkeypatch):
     assert statuses == ["ok", "timeout", "ok", "error", "error", "error", "ok"]
     assert [v.reward for v in verdicts if v.status == "ok"] == [1.25] * 3
     assert "no opinion" in verdicts[3].detail
-    assert "exit code 3" in verdicts[4].detail
+    assert "process ended" in verdicts[4].detail
 
 
 def test_characters_round_trip():
