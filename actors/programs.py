@@ -61,7 +61,12 @@ class Workshop:
 
     def stream(self, salt: int = 0) -> PromptStream:
         """Return the training prompts in seeded order."""
-        return PromptStream(self.source.training(), self.renderer, self.config.seed + salt)
+        return PromptStream(
+            self.source.training(),
+            self.renderer,
+            self.config.seed + salt,
+            shuffle=self.config.data.shuffle,
+        )
 
     def held_out(self) -> list[Prompt]:
         """Return the evaluation prompts, none when evaluation is off."""

@@ -13,7 +13,12 @@ class RewardWorker:
     def __init__(self, config: RunConfig, index: int) -> None:
         self.name = f"reward-{index}"
         reward = config.reward
-        self.pool = VerifierPool(config.task.verifier, reward.num_processes, reward.timeout_s)
+        self.pool = VerifierPool(
+            config.task.verifier,
+            reward.num_processes,
+            reward.timeout_s,
+            reward.process_memory_gib,
+        )
 
     async def start(self) -> None:
         """Start the verifier's processes."""

@@ -90,9 +90,15 @@ class ShmTransport(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
 
     def finish_weight_update(self) -> None:
         """Let vLLM process the layers that were loaded."""
+        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
         finalize_layerwise_reload(self.model, self.model_config)
+        # On CPU vLLM packs weights into each layer's kernel as they are loaded. A head tied to the
+        # embedding is never loaded itself, and would go on with the packed weights of before.
+        for layer in self.model.modules():
+            if isinstance(layer, ParallelLMHead):
+                layer.quant_method.process_weights_after_loading(layer)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """Receive one bucket; unlike vLLM's own engines there is no accelerator to wait for."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from rlpost.errors import ConfigError, DataError
@@ -12,9 +12,9 @@ _EPS = 1e-8
 
 
 def compute(
-    name: str, rewards: Float[Tensor, "N"], group_ids: Int[Tensor, "N"]
+    name: str, rewards: Num[Tensor, "..."], group_ids: Int[Tensor, "..."]
 ) -> Float[Tensor, "N"]:
-    """Return one advantage a trajectory.
+    """Return one advantage a trajectory, from lists `[N]` of rewards and of their groups.
 
     `grpo`: (R - mean) / (std + 1e-8) with the n-1 standard deviation; `dr_grpo`: R - mean. A group
     of equal rewards gives exactly 0.
@@ -34,6 +34,7 @@ def compute(
     if not bool(rewards.isfinite().all()):
         bad = int((~rewards.isfinite()).nonzero()[0])
         raise DataError(f"reward {bad} is {float(rewards[bad])}: a verifier must return numbers")
+    rewards = rewards if rewards.is_floating_point() else rewards.double()
     advantages = torch.zeros_like(rewards)
     for group in group_ids.unique():
         members = group_ids == group

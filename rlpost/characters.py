@@ -1,29 +1,29 @@
 """A character-level tokenizer made from nothing, saved as ordinary tokenizer files."""
 
-import string
-
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-_SPECIAL = ["<pad>", "<eos>", "<unk>"]
-_CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}{% endif %}"
-)
+_SPECIAL = ["<pad>", "<eos>"]
+_CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 
 
 def character_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer with one token for each printable ASCII character and the newline."""
-    characters = ["\n", *string.digits, *string.ascii_letters, *string.punctuation, " "]
-    vocabulary = {token: index for index, token in enumerate([*_SPECIAL, *characters])}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
-    core.decoder = decoders.Fuse()
+    """Return a tokenizer with one token a byte, which in ASCII is one a character.
+
+    It is a byte-level BPE without merges, the form of Qwen2's own tokenizer: for a folder whose
+    model is a Qwen2, transformers rebuilds the tokenizer in that form, whatever class was saved,
+    and any other would lose its spaces there.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([*_SPECIAL, *alphabet])}
+    core = Tokenizer(models.BPE(vocabulary, []))
+    core.normalizer = normalizers.NFC()
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token="<pad>",
         eos_token="<eos>",
-        unk_token="<unk>",
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = _CHAT_TEMPLATE

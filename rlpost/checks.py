@@ -195,13 +195,23 @@ def _task(config: RunConfig) -> Problems:
             f"task.verifier={verifier}: no such verifier; available: reasoning_gym, math, exact, "
             "or your own as package.module:function"
         )
+    if "{question}" not in config.task.prompt_template:
+        yield f"task.prompt_template={config.task.prompt_template!r} must contain {{question}}"
+    if config.task.system_prompt is not None and not config.task.chat_template:
+        yield (
+            "task.system_prompt has no place without task.chat_template=true: set that, or put the "
+            "text into task.prompt_template"
+        )
     if config.task.kind == "dataset":
-        from rlpost.tasks.dataset import check_columns, read_rows, split_file
+        from rlpost.tasks.dataset import check_columns, check_pattern, read_rows, split_file
 
+        check_pattern(config.data)
         for split in (config.data.split, config.data.eval_split):
             if split_file(config.data, split) is not None:
-                for row in read_rows(config.data, split, limit=1):
-                    check_columns(config.data, row)
+                rows = read_rows(config.data, split, limit=1)
+                if not rows:
+                    yield f"data.path={config.data.path}: split {split} is empty"
+                check_columns(config.data, rows[0])
         if config.warmstart.steps and config.data.worked_answer_column is None:
             yield (
                 f"warmstart.steps={config.warmstart.steps} needs data.worked_answer_column, which "

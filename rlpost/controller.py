@@ -106,10 +106,10 @@ class Controller:
             metrics.merge(await self.parts.learner.update(batches, step))
         values = metrics.values() | await self._publish(timer)
         values |= await self._evaluate(step, timer)
-        self._check(values)
         values |= timer.values()
         values["throughput/tokens_per_s"] = values["tokens/trained"] / values["time/step_s"]
         self.recorder.record(step, values, groups)
+        self._check(values)
         return values
 
     def _phase(self, name: str, timer: PhaseTimer):  # noqa: ANN202 - the timer's context manager

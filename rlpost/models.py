@@ -15,7 +15,11 @@ CHARACTERS = "characters"
 
 
 def load_tokenizer(config: RunConfig) -> Any:
-    """Return the policy's tokenizer."""
+    """Return the policy's tokenizer.
+
+    Raises:
+        ConfigError: there is none, or it has no end-of-sequence token.
+    """
     source = config.model.tokenizer_path or config.model.path
     if source is None or source == CHARACTERS:
         from rlpost.characters import character_tokenizer
@@ -23,7 +27,17 @@ def load_tokenizer(config: RunConfig) -> Any:
         return character_tokenizer()
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(source, trust_remote_code=config.model.trust_remote_code)
+    trust = config.model.trust_remote_code
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no tokenizer in {source}: set model.tokenizer_path: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(
+            f"the tokenizer of {source} has no end-of-sequence token, so no response could end: "
+            "set eos_token in its tokenizer_config.json"
+        )
+    return tokenizer
 
 
 def prepare_model(config: RunConfig, folder: Path) -> Path:
@@ -37,8 +51,9 @@ def prepare_model(config: RunConfig, folder: Path) -> Path:
     from transformers import Qwen2ForCausalLM
 
     tokenizer = load_tokenizer(config)
-    torch.manual_seed(config.seed)
-    model = Qwen2ForCausalLM(_scratch_config(config, tokenizer))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = Qwen2ForCausalLM(_scratch_config(config, tokenizer))
     save_policy(model, dict(model.named_parameters()), tokenizer, folder)
     return folder
 

@@ -29,7 +29,7 @@ def token_weights(
     if mode == "sequence_mean":
         return mask / lengths.clamp(min=1) / num_sequences
     if mode == "constant_length":
-        if not max_response_tokens:
+        if max_response_tokens is None or max_response_tokens < 1:
             raise ConfigError(
                 "reduction=constant_length needs max_response_tokens above 0, "
                 f"got {max_response_tokens}: set sampling.max_response_tokens"

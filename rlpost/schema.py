@@ -193,6 +193,7 @@ class RewardConfig:
     num_cpus: float = 0.1
     num_processes: int = 1  # verifications at once in one worker
     timeout_s: float = 10.0  # one verification
+    process_memory_gib: float = 8.0  # address space of one process; 0: no limit
     on_timeout: OnTimeout = OnTimeout.drop
     start_timeout_s: float = 900.0
 

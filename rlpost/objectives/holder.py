@@ -1,15 +1,17 @@
 """HölderPO: the Hölder mean of a sequence's ratios, with an exponent that moves over training."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlpost.errors import ConfigError
-from rlpost.metrics import Metrics
-from rlpost.objectives.interface import Objective, ObjectiveInputs
-from rlpost.objectives.schedules import Schedule, scheduled
+from rlpost.objectives.clip import clipped_gain
+from rlpost.objectives.interface import Objective, ObjectiveInputs, bounded_exp
+from rlpost.objectives.schedules import Schedule, as_schedule, scheduled
 from rlpost.schema import ObjectiveConfig
 
 _SMALL_P = 1e-6
@@ -31,6 +33,11 @@ class HolderConfig(ObjectiveConfig):
     eps: float = 0.2
 
     def __post_init__(self) -> None:
+        self.p_schedule = as_schedule("objective.p_schedule", self.p_schedule)
+        for field in ("p", "p_min", "p_max"):
+            value = getattr(self, field)
+            if not math.isfinite(value):
+                raise ConfigError(f"objective.{field} must be finite, got {value}: try -2 to 2")
         if self.p_min > self.p_max:
             raise ConfigError(
                 f"objective.p_min={self.p_min} must not exceed objective.p_max={self.p_max}: "
@@ -38,68 +45,71 @@ class HolderConfig(ObjectiveConfig):
             )
         if self.schedule_steps < 1:
             raise ConfigError(
-                f"objective.schedule_steps must be at least 1, got {self.schedule_steps}"
+                f"objective.schedule_steps must be at least 1, got {self.schedule_steps}: try 500"
             )
         if not 0 < self.eps < 1:
             raise ConfigError(f"objective.eps must lie in (0, 1), got {self.eps}: try 0.2")
 
 
 class Holder(Objective[HolderConfig]):
-    """-min(rho A, clip(rho, 1 - eps, 1 + eps) A), rho = ((1/T) sum_t r_t^p)^(1/p).
+    """-min(rho A, clip(rho, 1 - eps, 1 + eps) A), rho = ((1/T) sum_t r_t^p)^(1/p) of a sequence.
 
-    In log space: log rho = (logsumexp_t(p d_t) - log T) / p, and mean_t d_t as p -> 0. A token's
-    share in the gradient is r_t^p / sum_s r_s^p. Source: arXiv 2605.12058.
+    d log rho / d log r_t = r_t^p / sum_s r_s^p: where the clip does not bind, a token's share in
+    its sequence's gradient. On policy it is 1/T for every p. Source: arXiv 2605.12058.
     """
 
     default_reduction = "sequence_mean"
 
-    def exponent(self, step: int, progress: float | None = None) -> float:
+    def at_step(self, step: int, progress: float | None = None) -> Mapping[str, float]:
         """Return p at a step."""
         config = self.config
         if config.p_schedule is Schedule.constant:
-            return config.p
+            return {"p": config.p}
         x = step / config.schedule_steps if progress is None else progress
-        return scheduled(config.p_schedule, x, config.p_min, config.p_max)
+        return {"p": scheduled(config.p_schedule, x, config.p_min, config.p_max)}
 
-    def terms(
-        self, inputs: ObjectiveInputs, step: int, progress: float | None
-    ) -> tuple[Tensor, Tensor, Metrics]:
-        """Return the sequence's term on each of its tokens, so that token weights apply."""
-        p = self.exponent(step, progress)
-        mask, log_ratio = inputs.loss_mask, inputs.log_ratio()
-        advantages = inputs.spread_advantages()
-        log_rho = holder_log_mean(log_ratio, mask, p)[:, None].expand_as(log_ratio)
-        high, low = math.log1p(self.config.eps), math.log1p(-self.config.eps)
-        active = torch.where(advantages > 0, log_rho <= high, log_rho >= low)
-        # Where the clip binds the term is constant, so an overflow of exp must not reach it. Far
-        # above the bound with A < 0 the loss is unbounded by definition; 40 keeps it finite.
-        rho = torch.where(active, log_rho.clamp(max=40.0), 0.0).exp()
-        bound = 1 + self.config.eps * advantages.sign()
-        terms = -torch.where(active, rho, bound) * advantages
-        shares = token_shares(log_ratio.detach(), mask, p)
-        lengths = mask.sum(-1, keepdim=True)
-        multiplier = torch.where(active, rho.detach() * shares * lengths, 0.0)
-        metrics = Metrics()
-        metrics.mean("objective/p", p, 1.0)
-        count = float(mask.sum())
-        metrics.mean("policy/clip_frac", float((mask & ~active).sum()), count)
-        return terms, multiplier, metrics
+    def terms(self, inputs: ObjectiveInputs, values: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+        """Return the sequence's term on each of its tokens, whose weights sum to the sequence's."""
+        p, eps, mask, advantages = values["p"], self.config.eps, inputs.loss_mask, inputs.advantages
+        log_ratio = inputs.logprobs - inputs.old_logprobs
+        rho = bounded_exp(holder_log_mean(log_ratio, mask, p))[:, None]
+        terms = -clipped_gain(rho, advantages, 1 - eps, 1 + eps)
+
+        num_tokens = mask.sum(-1, keepdim=True)
+        multiplier = rho * token_shares(log_ratio.detach(), mask, p) * num_tokens
+        binds = torch.where(advantages < 0, rho < 1 - eps, rho > 1 + eps)
+        return terms, torch.where(binds, 0.0, multiplier)
 
 
-def holder_log_mean(log_ratio: Tensor, mask: Tensor, p: float) -> Tensor:
-    """Return log rho `[B]` of each row's masked tokens; 0 for a row without any."""
-    lengths = mask.sum(-1).clamp(min=1).to(log_ratio.dtype)
-    if abs(p) < _SMALL_P:
-        return torch.where(mask, log_ratio, 0.0).sum(-1) / lengths
-    some = mask.any(-1)
-    # A row without tokens gets one harmless entry: logsumexp of nothing is -inf, its gradient NaN.
-    filled = torch.where(some[:, None], torch.where(mask, p * log_ratio, -torch.inf), 0.0)
-    log_rho = (filled.logsumexp(-1) - lengths.log()) / p
-    return torch.where(some, log_rho, 0.0)
+def holder_log_mean(
+    log_ratio: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], p: float
+) -> Float[Tensor, "B"]:
+    """Return log rho = log(mean_t exp(p d_t)) / p of each row's masked tokens d.
+
+    As p -> 0 it is mean_t d_t; a row without tokens gives 0.
+    """
+    # In float64 with expm1 and log1p, because near p = 0 a small logarithm is divided by p. Autograd
+    # through expm1 would lose the digits of small shares, so the gradient is put in as it stands.
+    d = torch.where(mask, log_ratio, 0.0).double()
+    held = d.detach()
+    shares = token_shares(held, mask, p)
+    value = (shares * held).sum(-1) if abs(p) < _SMALL_P else _log_mean_exp(p * held, mask) / p
+    return (value + (shares * (d - held)).sum(-1)).to(log_ratio.dtype)
 
 
-def token_shares(log_ratio: Tensor, mask: Tensor, p: float) -> Tensor:
-    """Return w_t = r_t^p / sum_s r_s^p `[B, T]`, summing to 1 over a row's masked tokens."""
+def _log_mean_exp(exponents: Tensor, mask: Tensor) -> Tensor:
+    """Return log(mean_t exp(e_t)) of each row's masked entries, 0 for a row without any."""
+    # The largest exponent is taken out, so that no exp overflows; -inf is a row without tokens.
+    top = torch.where(mask, exponents, -torch.inf).amax(-1).nan_to_num(neginf=0.0)
+    shifted = torch.where(mask, exponents - top[:, None], 0.0)
+    return top + (shifted.expm1().sum(-1) / mask.sum(-1).clamp(min=1)).log1p()
+
+
+def token_shares(
+    log_ratio: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], p: float
+) -> Float[Tensor, "B T"]:
+    """Return w_t = r_t^p / sum_s r_s^p, which sums to 1 over a row's masked tokens."""
+    p = 0.0 if abs(p) < _SMALL_P else p
     logits = torch.where(mask, p * log_ratio, -torch.inf)
     logits = torch.where(mask.any(-1, keepdim=True), logits, 0.0)
     return torch.where(mask, logits.softmax(-1), 0.0)

@@ -1,20 +1,33 @@
 """What an objective gets, what it gives back, and what all objectives share."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rlpost.errors import DataError
 from rlpost.metrics import Metrics
 from rlpost.schema import ObjectiveConfig
 
 ConfigT = TypeVar("ConfigT", bound=ObjectiveConfig)
 
+MAX_EXPONENT = 40.0
+"""No exponential goes beyond e^40 = 2.4e17, which float32 and bfloat16 hold with room to sum."""
+
 CONTROLLED = 0.1
 """A token counts as controlled when its gradient weight is off the plain ratio's by this share."""
+
+REMOVED = 0.01
+"""A token counts as clipped when less than this share of its gradient weight is left."""
+
+
+def bounded_exp(exponent: Tensor) -> Tensor:
+    """Return exp(exponent), constant (so without gradient) above `MAX_EXPONENT`."""
+    return exponent.clamp(max=MAX_EXPONENT).exp()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +35,7 @@ class ObjectiveInputs:
     """Per-token inputs `[B, T]`; `advantages` may be `[B]`.
 
     `logprobs` carry the gradient. `weights` are the tokens' shares in the global mean (see
-    `rlpost.reduction`), zero where `loss_mask` is False.
+    `rlpost.reduction`), so the losses of micro-batches add.
     """
 
     logprobs: Float[Tensor, "B T"]
@@ -31,22 +44,42 @@ class ObjectiveInputs:
     loss_mask: Bool[Tensor, "B T"]
     weights: Float[Tensor, "B T"]
 
-    def log_ratio(self) -> Float[Tensor, "B T"]:
-        """Return d = logprobs - old_logprobs, in float32 or better, 0 under a False mask."""
-        dtype = torch.promote_types(self.logprobs.dtype, torch.float32)
-        logprobs = torch.where(self.loss_mask, self.logprobs, 0.0).to(dtype)
-        old_logprobs = torch.where(self.loss_mask, self.old_logprobs, 0.0).to(dtype)
-        return logprobs - old_logprobs.detach()
+    def prepared(self) -> Self:
+        """Return the inputs as objectives see them.
 
-    def spread_advantages(self) -> Float[Tensor, "B T"]:
-        """Return the advantages on every token, 0 under a False mask."""
-        columns = self.advantages if self.advantages.ndim == 2 else self.advantages[:, None]
-        dtype = torch.promote_types(self.logprobs.dtype, torch.float32)
-        return torch.where(self.loss_mask, columns, 0.0).to(dtype)
+        All are `[B, T]`, in float32 or better, 0 under a False mask (so that a NaN there reaches
+        neither loss nor gradient), and only `logprobs` carry a gradient.
 
-    def masked_weights(self, dtype: torch.dtype) -> Float[Tensor, "B T"]:
-        """Return the weights, 0 under a False mask."""
-        return torch.where(self.loss_mask, self.weights, 0.0).to(dtype)
+        Raises:
+            DataError: shapes do not fit.
+        """
+        shape, mask = self.logprobs.shape, self.loss_mask
+        per_row = self.advantages.shape == shape[:1]
+        advantages = self.advantages[:, None].expand(shape) if per_row else self.advantages
+        others = {
+            "old_logprobs": self.old_logprobs,
+            "advantages": advantages,
+            "loss_mask": mask,
+            "weights": self.weights,
+        }
+        for name, value in others.items():
+            if value.shape != shape:
+                raise DataError(
+                    f"{name} must have the shape of logprobs, {list(shape)}, "
+                    f"got {list(getattr(self, name).shape)}"
+                )
+        dtype = torch.promote_types(self.logprobs.dtype, torch.float32)
+
+        def clean(values: Tensor) -> Tensor:
+            return torch.where(mask, values, 0.0).to(dtype)
+
+        return type(self)(
+            logprobs=clean(self.logprobs),
+            old_logprobs=clean(self.old_logprobs).detach(),
+            advantages=clean(advantages).detach(),
+            loss_mask=mask,
+            weights=clean(self.weights).detach(),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,59 +99,90 @@ class Objective(ABC, Generic[ConfigT]):
         self.config = config
 
     def __call__(
-        self, inputs: ObjectiveInputs, *, step: int = 0, progress: float | None = None
+        self, inputs: ObjectiveInputs, *, step: int | None = None, progress: float | None = None
     ) -> ObjectiveOutput:
-        """Return the weighted sum of the terms; `progress` in [0, 1] overrides `step`."""
-        terms, multiplier, metrics = self.terms(inputs, step, progress)
-        loss = (terms * inputs.masked_weights(terms.dtype)).sum()
-        metrics.merge(_ratio_metrics(inputs, multiplier))
-        return ObjectiveOutput(loss=loss, metrics=metrics)
+        """Return the weighted sum of the terms.
+
+        Scheduled hyperparameters follow `step`, or `progress` in [0, 1] where that is given.
+        """
+        inputs = inputs.prepared()
+        values = self.at_step(step or 0, progress)
+        terms, multiplier = self.terms(inputs, values)
+        metrics = _ratio_metrics(inputs, multiplier.detach(), self.on_policy_multiplier)
+        for name, value in values.items():
+            metrics.mean(f"objective/{name}", value, 1.0)
+        return ObjectiveOutput(loss=(terms * inputs.weights).sum(), metrics=metrics)
+
+    @property
+    def on_policy_multiplier(self) -> float:
+        """The gradient multiplier M(1) of an unchanged token: the objective's scale."""
+        return 1.0
+
+    def at_step(self, step: int, progress: float | None = None) -> Mapping[str, float]:
+        """Return the scheduled hyperparameters, by name; reported as `objective/<name>`."""
+        del step, progress
+        return {}
 
     @abstractmethod
-    def terms(
-        self, inputs: ObjectiveInputs, step: int, progress: float | None
-    ) -> tuple[Tensor, Tensor, Metrics]:
-        """Return losses and the factors M of A * grad logprob, both `[B, T]`, and metrics."""
+    def terms(self, inputs: ObjectiveInputs, values: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+        """Return tokens' losses and gradient multipliers `[B, T]`, from prepared inputs.
+
+        The multiplier is M in grad loss = -M A grad logprob, for equal weights in a sequence.
+        """
 
 
 class TokenObjective(Objective[ConfigT]):
     """A ratio control that treats each token by its own ratio."""
 
     @abstractmethod
-    def token_terms(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:
-        """Return each token's loss."""
+    def token_terms(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor) -> Tensor:
+        """Return each token's loss; tensors of one shape, whichever it is."""
 
-    @abstractmethod
     def gradient_multiplier(self, log_ratio: Tensor, advantage_sign: Tensor) -> Tensor:
-        """Return M in grad loss = -M A grad logprob."""
+        """Return M in grad loss = -M A grad logprob, as autograd finds it in the terms.
 
-    def terms(
-        self, inputs: ObjectiveInputs, step: int, progress: float | None
-    ) -> tuple[Tensor, Tensor, Metrics]:
-        """Apply the token terms; a token-level control has no metrics of its own."""
-        del step, progress
-        log_ratio, advantages = inputs.log_ratio(), inputs.spread_advantages()
-        multiplier = self.gradient_multiplier(log_ratio.detach(), advantages.sign())
-        return self.token_terms(log_ratio, advantages), multiplier, Metrics()
+        A sign of 0, where the gradient vanishes for any M, counts as positive.
+        """
+        log_ratio, sign = torch.broadcast_tensors(log_ratio, advantage_sign)
+        sign = torch.where(sign < 0, -1.0, 1.0).to(log_ratio.dtype)
+        with torch.enable_grad():
+            log_ratio = log_ratio.detach().clone().requires_grad_()
+            terms = self.token_terms(log_ratio, torch.zeros_like(log_ratio), sign)
+            (slope,) = torch.autograd.grad(terms.sum(), log_ratio)
+        return -slope * sign
+
+    def terms(self, inputs: ObjectiveInputs, values: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+        """Apply the token terms."""
+        del values
+        terms = self.token_terms(inputs.logprobs, inputs.old_logprobs, inputs.advantages)
+        log_ratio = inputs.logprobs.detach() - inputs.old_logprobs
+        return terms, self.gradient_multiplier(log_ratio, inputs.advantages)
 
 
-def _ratio_metrics(inputs: ObjectiveInputs, multiplier: Tensor) -> Metrics:
-    """Return the metrics that every ratio control reports, over trained tokens."""
-    metrics = Metrics()
+def _ratio_metrics(inputs: ObjectiveInputs, multiplier: Tensor, on_policy: float) -> Metrics:
+    """Return the metrics of every ratio control over trained tokens, read from the device once.
+
+    `policy/clip_frac` and `policy/ratio_controlled_frac` compare M with M(1) r, so that an
+    objective's constant scale is not mistaken for control.
+    """
     mask = inputs.loss_mask
-    log_ratio = inputs.log_ratio().detach()[mask]
-    if log_ratio.numel() == 0:
-        return metrics
-    ratio = log_ratio.clamp(-40.0, 40.0).exp()
-    multiplier = multiplier.detach()[mask]
-    controlled = (multiplier - ratio).abs() > CONTROLLED * ratio
-    numbers = torch.stack(
-        [ratio.sum(), ratio.max(), multiplier.sum(), multiplier.max(), controlled.sum()]
-    ).tolist()
-    count = float(log_ratio.numel())
-    metrics.mean("policy/ratio_mean", numbers[0], count)
-    metrics.maximum("policy/ratio_max", numbers[1])
-    metrics.mean("policy/gradient_multiplier_mean", numbers[2], count)
-    metrics.maximum("policy/gradient_multiplier_max", numbers[3])
-    metrics.mean("policy/ratio_controlled_frac", numbers[4], count)
+    ratio = bounded_exp((inputs.logprobs.detach() - inputs.old_logprobs).clamp(min=-MAX_EXPONENT))
+    plain = on_policy * ratio
+    means = {
+        "policy/ratio_mean": ratio,
+        "policy/gradient_multiplier_mean": multiplier,
+        "policy/ratio_controlled_frac": (multiplier - plain).abs() > CONTROLLED * plain,
+        "policy/clip_frac": multiplier < REMOVED * plain,
+    }
+    maxima = {"policy/ratio_max": ratio, "policy/gradient_multiplier_max": multiplier}
+    numbers = [mask.sum().double()]
+    numbers += [torch.where(mask, value, 0).double().sum() for value in means.values()]
+    numbers += [torch.where(mask, value, -torch.inf).amax().double() for value in maxima.values()]
+    count, *numbers = torch.stack(numbers).tolist()
+    metrics = Metrics()
+    if count:
+        for name, total in zip(means, numbers, strict=False):
+            metrics.mean(name, total, count)
+        for name, largest in zip(maxima, numbers[len(means) :], strict=True):
+            metrics.maximum(name, largest)
     return metrics

@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from rlpost.metrics import Metrics
-from rlpost.objectives.interface import Objective, ObjectiveInputs
+from rlpost.objectives.interface import TokenObjective
 from rlpost.schema import ObjectiveConfig
 
 
@@ -17,14 +15,10 @@ class ReinforceConfig(ObjectiveConfig):
     name: str = "reinforce"
 
 
-class Reinforce(Objective[ReinforceConfig]):
-    """-A logprob. Source: Williams 1992."""
+class Reinforce(TokenObjective[ReinforceConfig]):
+    """-A logprob, whatever the ratio. Source: Williams 1992."""
 
-    def terms(
-        self, inputs: ObjectiveInputs, step: int, progress: float | None
-    ) -> tuple[Tensor, Tensor, Metrics]:
-        """Return each token's term; its gradient multiplier is 1."""
-        del step, progress
-        advantages = inputs.spread_advantages()
-        logprobs = torch.where(inputs.loss_mask, inputs.logprobs, 0.0).to(advantages.dtype)
-        return -advantages * logprobs, torch.ones_like(advantages), Metrics()
+    def token_terms(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor) -> Tensor:
+        """Return each token's term."""
+        del old_logprobs
+        return -advantages * logprobs

@@ -3,9 +3,11 @@
 import math
 from enum import StrEnum
 
+from rlpost.errors import ConfigError
+
 
 class Schedule(StrEnum):
-    """Names of the schedules."""
+    """Names of the schedules; `constant` stays where it is and needs no range."""
 
     constant = "constant"
     linear_dec = "linear_dec"
@@ -18,8 +20,19 @@ class Schedule(StrEnum):
     cubic_dec = "cubic_dec"
 
 
+def as_schedule(field: str, name: str) -> Schedule:
+    """Return the schedule of that name.
+
+    Raises:
+        ConfigError: there is none; the message names the field.
+    """
+    if name not in tuple(Schedule):
+        raise ConfigError(f"{field}={name}: no such schedule; available: {', '.join(Schedule)}")
+    return Schedule(name)
+
+
 def scheduled(schedule: Schedule, progress: float, low: float, high: float) -> float:
-    """Return the value at `progress` in [0, 1]; `constant` has no range and is not for here.
+    """Return the value at `progress` in [0, 1] of any schedule but `constant`.
 
     Source: arXiv 2605.12058; `mid` and `amp` are the range's centre and half-width.
     """

@@ -20,7 +20,7 @@ def resolve(field: str, path: str | None) -> Callable[..., Any]:
         raise ConfigError(f"{field} must have the form package.module:function, got {path!r}")
     try:
         module = import_module(module_name)
-    except ImportError as error:
+    except Exception as error:  # a user's module may raise anything on import
         raise ConfigError(f"{field}={path}: cannot import {module_name}: {error}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -43,21 +43,43 @@ class CustomSource:
     def training(self) -> Sequence[Item]:
         """Return the training items, without held-out questions."""
         held_out = {item.question for item in self.held_out(self.config.eval.num_prompts)}
-        return [item for item in self._items("train") if item.question not in held_out]
+        kept = [item for item in self._items("train") if item.question not in held_out]
+        if not kept:
+            raise DataError(
+                f"task.path={self.config.task.path}: every question of split 'train' is held out "
+                "for evaluation; return other questions for split 'eval'"
+            )
+        return kept
 
     def held_out(self, count: int) -> Sequence[Item]:
         """Return the first items of the evaluation split."""
         return self._items("eval")[:count]
 
     def _items(self, split: str) -> list[Item]:
-        rows = list(self._function(split, **self.config.task.parameters))
+        path = self.config.task.path
+        try:
+            rows = list(self._function(split, **self.config.task.parameters))
+        except Exception as error:
+            raise DataError(
+                f"task.path={path}: called with split {split!r} and task.parameters, it raised "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if not rows:
+            raise DataError(f"task.path={path}: no items for split {split!r}")
         return [self._item(split, index, row) for index, row in enumerate(rows)]
 
-    def _item(self, split: str, index: int, row: Mapping[str, Any]) -> Item:
+    def _item(self, split: str, index: int, row: Any) -> Item:
         known = {"question", "answer", "worked_answer", "metadata"}
-        if not isinstance(row.get("question"), str) or set(row) - known:
+        good = (
+            isinstance(row, Mapping)
+            and not set(row) - known
+            and isinstance(row.get("question"), str)
+            and all(isinstance(row.get(key), str | None) for key in ("answer", "worked_answer"))
+        )
+        if not good:
             raise DataError(
                 f"task.path={self.config.task.path}: item {index} must be a mapping with a text "
-                f"`question` and no fields but {', '.join(sorted(known))}; got {sorted(row)}"
+                "`question`, where wanted a text `answer`, a text `worked_answer` and `metadata`, "
+                f"and nothing else; got {str(row)[:120]}"
             )
         return Item(id=f"{self.name}/{split}/{index}", **row)

@@ -42,28 +42,64 @@ class DatasetSource:
         if not rows:
             raise DataError(f"data.path={self.data.path}: split {split} is empty")
         check_columns(self.data, rows[0])
+        check_pattern(self.data)
         return [self._item(split, index, row) for index, row in enumerate(rows)]
 
     def _item(self, split: str, index: int, row: Mapping[str, Any]) -> Item:
         data = self.data
-        worked = row[data.worked_answer_column] if data.worked_answer_column else None
+        question = self._text("question_column", split, index, row)
+        answer = self._text("answer_column", split, index, row)
+        worked = None
+        if data.worked_answer_column is not None:
+            worked = self._text("worked_answer_column", split, index, row)
+        used = {data.question_column, data.answer_column, data.worked_answer_column}
         return Item(
             id=f"{self.name}/{split}/{index}",
-            question=str(row[data.question_column]),
-            answer=self._answer(str(row[data.answer_column]), split, index),
-            worked_answer=None if worked is None else str(worked),
+            question=question,
+            answer=self._answer(answer, split, index),
+            worked_answer=worked,
+            metadata={column: value for column, value in row.items() if column not in used},
+        )
+
+    def _text(self, field: str, split: str, index: int, row: Mapping[str, Any]) -> str:
+        column = getattr(self.data, field)
+        value = row.get(column)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, str | int | float):
+            return str(value)
+        raise DataError(
+            f"data.{field}={column}: row {index} of split {split} must have a text or a number "
+            f"there, got {str(value)[:60]!r}"
         )
 
     def _answer(self, text: str, split: str, index: int) -> str:
         if self.data.answer_pattern is None:
             return text
         matches = list(re.finditer(self.data.answer_pattern, text))
-        if not matches:
+        if not matches or matches[-1].group(1) is None:
             raise DataError(
                 f"data.answer_pattern={self.data.answer_pattern!r} matches nothing in row {index} "
                 f"of split {split}: {text[-80:]!r}"
             )
         return matches[-1].group(1).strip()
+
+
+def check_pattern(data: DataConfig) -> None:
+    """Raise ConfigError if `answer_pattern` is no regular expression with a group."""
+    if data.answer_pattern is None:
+        return
+    try:
+        num_groups = re.compile(data.answer_pattern).groups
+    except re.error as error:
+        raise ConfigError(
+            f"data.answer_pattern={data.answer_pattern!r}: no regular expression: {error}"
+        ) from error
+    if not num_groups:
+        raise ConfigError(
+            f"data.answer_pattern={data.answer_pattern!r} must have a group (in parentheses), "
+            "which is the answer"
+        )
 
 
 def check_columns(data: DataConfig, row: Mapping[str, Any]) -> None:
@@ -111,12 +147,37 @@ def read_rows(data: DataConfig, split: str, limit: int | None = None) -> list[Ma
     path = split_file(data, split)
     if path is None:
         return _hub_rows(data, split)
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
+    try:
+        if path.suffix == ".parquet":
+            return _parquet_rows(path)[:limit]
+        if path.suffix == ".json":
+            return _json_rows(path)[:limit]
+        return _jsonl_rows(path, limit)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text: {error}") from error
 
-        return pq.read_table(path).to_pylist()[:limit]
-    if path.suffix == ".json":
-        return json.loads(path.read_text(encoding="utf-8"))[:limit]
+
+def _parquet_rows(path: Path) -> list[Mapping[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: not a Parquet file: {error}") from error
+
+
+def _json_rows(path: Path) -> list[Mapping[str, Any]]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: not JSON: {error}") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path}: must be a JSON list of objects")
+    return rows
+
+
+def _jsonl_rows(path: Path, limit: int | None) -> list[Mapping[str, Any]]:
     rows: list[Mapping[str, Any]] = []
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):

@@ -1,13 +1,16 @@
 """What a task is: items with a question and an answer, rendered as prompts."""
 
+import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from rlpost.errors import DataError
+from rlpost.errors import ConfigError, DataError
 from rlpost.schema import RunConfig
 from rlpost.types import Prompt
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,10 @@ class Renderer:
         self.max_prompt_tokens = config.sampling.max_prompt_tokens
         self.tokenizer = tokenizer
         self.too_long = 0
+        if self.task.chat_template and not tokenizer.chat_template:
+            raise ConfigError(
+                "task.chat_template=true, but the tokenizer has no chat template: set it to false"
+            )
 
     def prompt(self, item: Item) -> Prompt | None:
         """Return the item's prompt, or None, counted in `too_long`, if it exceeds the limit."""
@@ -50,6 +57,14 @@ class Renderer:
         token_ids = self._token_ids(text)
         if len(token_ids) > self.max_prompt_tokens:
             self.too_long += 1
+            if self.too_long == 1:
+                _log.warning(
+                    "prompt %s has %d tokens, more than sampling.max_prompt_tokens=%d: it and its "
+                    "like are left out",
+                    item.id,
+                    len(token_ids),
+                    self.max_prompt_tokens,
+                )
             return None
         return Prompt(
             id=item.id,
@@ -68,11 +83,15 @@ class Renderer:
         """
         prompts = [prompt for item in items if (prompt := self.prompt(item)) is not None]
         if not prompts:
-            raise DataError(
-                f"none of {len(items)} prompts fits sampling.max_prompt_tokens="
-                f"{self.max_prompt_tokens}: raise it, or shorten task.prompt_template"
-            )
+            raise self.none_fits(len(items))
         return prompts
+
+    def none_fits(self, count: int) -> DataError:
+        """Return the error that says that no prompt is short enough."""
+        return DataError(
+            f"none of {count} prompts fits sampling.max_prompt_tokens="
+            f"{self.max_prompt_tokens}: raise it, or shorten task.prompt_template"
+        )
 
     def worked_ids(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the worked answer's tokens, with the end token that training must learn."""
@@ -97,15 +116,18 @@ class Renderer:
 
 
 class PromptStream:
-    """Draws each item exactly once an epoch, in an order that the seed decides.
+    """Draws each item exactly once an epoch, in an order that the seed decides, or in their own.
 
     Use: `draw(n)`; `state_dict()` and `load_state_dict(...)` continue where a run stopped.
     """
 
-    def __init__(self, items: Sequence[Item], renderer: Renderer, seed: int) -> None:
+    def __init__(
+        self, items: Sequence[Item], renderer: Renderer, seed: int, *, shuffle: bool = True
+    ) -> None:
         self.items = items
         self.renderer = renderer
         self.seed = seed
+        self.shuffle = shuffle
         self.epoch = 0
         self.position = 0
         self._order = self._shuffled()
@@ -117,15 +139,15 @@ class PromptStream:
             DataError: a whole epoch gave no prompt that fits.
         """
         prompts: list[Prompt] = []
-        skipped = 0
-        for item in self._items():
-            prompt = self.renderer.prompt(item)
+        skipped = 0  # in a row
+        items = self._items()
+        while len(prompts) < count:
+            prompt = self.renderer.prompt(next(items))
             if prompt is not None:
                 prompts.append(prompt)
-            elif (skipped := skipped + 1) >= len(self.items):
-                self.renderer.prompts(self.items)
-            if len(prompts) == count:
-                break
+                skipped = 0
+            elif (skipped := skipped + 1) >= 2 * len(self.items):  # so a whole epoch is among them
+                raise self.renderer.none_fits(len(self.items))
         return prompts
 
     def state_dict(self) -> dict[str, int]:
@@ -147,5 +169,7 @@ class PromptStream:
 
     def _shuffled(self) -> list[int]:
         order = list(range(len(self.items)))
+        if not self.shuffle:
+            return order
         random.Random(f"{self.seed}/{self.epoch}").shuffle(order)
         return order
