@@ -1,7 +1,11 @@
 """A number that changes when any element of a tensor changes or moves; equal on CPU and GPU."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
+
+from rlpost.errors import WeightSyncError
 
 _COLUMNS = 4096
 
@@ -30,3 +34,22 @@ def _weighted(sums: Tensor) -> int:
     """Return sum_i (2i + 1) * sums_i modulo 2**64."""
     odd = torch.arange(sums.numel(), device=sums.device, dtype=torch.int64) * 2 + 1
     return int((sums * odd).sum().item())
+
+
+def check_arrival(
+    where: str, version: int, sent: Mapping[str, int], arrived: Mapping[str, int]
+) -> None:
+    """Compare the fingerprints of what was sent and of what was loaded.
+
+    Raises:
+        WeightSyncError: a tensor is missing, or is not the one that was sent.
+    """
+    missing = sorted(set(sent) - set(arrived))
+    unequal = sorted(name for name in sent if name in arrived and sent[name] != arrived[name])
+    if missing or unequal:
+        what = [f"{name} never arrived" for name in missing[:3]]
+        what += [f"{name} arrived altered" for name in unequal[:3]]
+        raise WeightSyncError(
+            f"weights of version {version} in {where}: {'; '.join(what)} ({len(missing)} missing, "
+            f"{len(unequal)} altered of {len(sent)} tensors); this worker serves nothing"
+        )

@@ -19,7 +19,7 @@ from actors.placement import Seat, reserve, seats, strategy
 from actors.reference import ReferencePolicy
 from actors.reward import RewardWorker
 from actors.rollout import RolloutWorker
-from rlpost.schema import RunConfig, WeightBackend
+from rlpost.schema import RunConfig
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +30,19 @@ _COMMON = {
 }
 
 
-def weight_backend(config: RunConfig) -> str:
-    """Return the backend that `auto` stands for."""
-    backend = config.weights.backend
-    if backend is WeightBackend.auto:
-        backend = WeightBackend.nccl if config.rollout.num_gpus else WeightBackend.shm
-    return backend.value
+_RAY_ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Every process here is an actor with an environment of its own: idle ones are only a load.
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
+}
+_KINDS = {
+    "learner": LearnerRank,
+    "rollout": RolloutWorker,
+    "reference": ReferencePolicy,
+    "reward": RewardWorker,
+}
+_OVERLAPPING = ("rollout", "reward")  # these serve many calls at once
 
 
 def _environment(config: RunConfig, role: str) -> dict[str, str]:
@@ -62,7 +69,8 @@ def _environment(config: RunConfig, role: str) -> dict[str, str]:
 def ray_runtime(config: RunConfig) -> Iterator[None]:
     """Connect to Ray, or start one on this machine that ends with the block."""
     settings = config.ray
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in _RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     if ray.is_initialized():
         yield
         return
@@ -86,7 +94,9 @@ def ray_runtime(config: RunConfig) -> Iterator[None]:
 
 
 class Cast:
-    """The actors of a run: placed together, started by role, and ended together.
+    """The actors of a run: placed and created together, started by role, ended together.
+
+    All begin to load their libraries at once, while the driver prepares task and model.
 
     Use: `cast = Cast(config, roles)`, then `await cast.rollouts(...)` and so on, at last
     `await cast.close()`.
@@ -97,61 +107,54 @@ class Cast:
         self.seats = seats(config, roles)
         self.group = reserve(self.seats, config.ray.placement_timeout_s)
         self.actors: list[Actor] = []
+        for position, seat in enumerate(self.seats):
+            self.actors.append(self._create(seat, position))
 
     async def rollouts(self, model_folder: Path) -> RolloutPool:
         """Start the rollout workers."""
-        arguments = (str(model_folder), weight_backend(self.config))
         limit_s = self.config.rollout.start_timeout_s
-        actors = await self._start("rollout", RolloutWorker, limit_s, *arguments, concurrency=1000)
+        actors = await self._start("rollout", limit_s, str(model_folder))
         return RolloutPool(actors, self.config.rollout.timeout_s + 60.0)
 
     async def rewards(self) -> RewardPool:
         """Start the reward workers."""
-        limit_s = self.config.reward.start_timeout_s
-        actors = await self._start("reward", RewardWorker, limit_s, concurrency=1000)
+        actors = await self._start("reward", self.config.reward.start_timeout_s)
         return RewardPool(actors, self.config.reward.timeout_s)
 
     async def reference(self, model_folder: Path) -> ReferenceHandle | None:
         """Start the reference policy where the recipe has a KL penalty."""
         limit_s = self.config.reference.start_timeout_s
-        actors = await self._start(
-            "reference", _Reference, limit_s, str(model_folder), concurrency=None
-        )
+        actors = await self._start("reference", limit_s, str(model_folder))
         return ReferenceHandle(actors[0], self.config.reference.timeout_s) if actors else None
 
     async def learners(self) -> LearnerGroup:
-        """Start the learner ranks and let them find each other."""
-        limit_s = self.config.learner.start_timeout_s
-        backend = weight_backend(self.config)
-        actors = await self._start("learner", LearnerRank, limit_s, backend, concurrency=None)
-        group = LearnerGroup(actors, self.config.learner.timeout_s)
-        await group.connect(limit_s)
+        """Let the learner ranks find each other."""
+        group = LearnerGroup(self._of("learner"), self.config.learner.timeout_s)
+        await group.connect(self.config.learner.start_timeout_s)
         return group
 
-    async def _start(
-        self, role: str, kind: type, limit_s: float, *arguments: Any, concurrency: int | None
-    ) -> list[Actor]:
-        wanted = [(i, seat) for i, seat in enumerate(self.seats) if seat.role == role]
-        actors = [
-            self._create(seat, kind, position, arguments, concurrency) for position, seat in wanted
-        ]
-        self.actors += actors
-        if hasattr(kind, "start"):
-            await asyncio.gather(*(actor.call("start", timeout_s=limit_s) for actor in actors))
+    def _of(self, role: str) -> list[Actor]:
+        pairs = zip(self.seats, self.actors, strict=True)
+        return [actor for seat, actor in pairs if seat.role == role]
+
+    async def _start(self, role: str, limit_s: float, *arguments: Any) -> list[Actor]:
+        actors = self._of(role)
+        await asyncio.gather(
+            *(actor.call("start", *arguments, timeout_s=limit_s) for actor in actors)
+        )
         return actors
 
-    def _create(
-        self, seat: Seat, kind: type, position: int, arguments: tuple[Any, ...], limit: int | None
-    ) -> Actor:
+    def _create(self, seat: Seat, position: int) -> Actor:
         options: dict[str, Any] = {
             "num_cpus": seat.num_cpus,
             "num_gpus": seat.num_gpus,
             "scheduling_strategy": strategy(self.group, position),
             "runtime_env": {"env_vars": _environment(self.config, seat.role)},
         }
-        if limit is not None:
-            options["max_concurrency"] = limit
-        handle = ray.remote(kind).options(**options).remote(self.config, seat.index, *arguments)
+        if seat.role in _OVERLAPPING:
+            options["max_concurrency"] = 1000
+        kind = ray.remote(_KINDS[seat.role])
+        handle = kind.options(**options).remote(self.config, seat.index)
         node = _node_of(self.group, position)
         return Actor(name=seat.name, node=node["name"], node_id=node["id"], handle=handle)
 
@@ -160,7 +163,7 @@ class Cast:
         polite = [
             actor.call("close", timeout_s=3.0)
             for actor in self.actors
-            if actor.name.startswith(("rollout", "reward"))
+            if actor.name.startswith(_OVERLAPPING)
         ]
         await asyncio.gather(*polite, return_exceptions=True)
         for actor in self.actors:
@@ -168,14 +171,6 @@ class Cast:
                 ray.kill(actor.handle)
         with contextlib.suppress(Exception):
             ray.util.remove_placement_group(self.group)
-
-
-class _Reference(ReferencePolicy):
-    """The reference policy with the constructor that all actors share."""
-
-    def __init__(self, config: RunConfig, index: int, model_folder: str) -> None:
-        del index
-        super().__init__(config, model_folder)
 
 
 def _node_of(group: Any, position: int) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from actors.placement import weight_backend
 from actors.policy_source import PolicySource
 from actors.publish import Receiver, RolloutClient, make_sender, publish
 from rlpost.learning import Phase, TokenPolicy, mismatch_metrics, policy_loss
@@ -32,11 +33,14 @@ class LearnerRank:
     workers listen. `save` and `export` write to disk.
     """
 
-    def __init__(self, config: RunConfig, rank: int, backend: str) -> None:
+    def __init__(self, config: RunConfig, rank: int) -> None:
+        # Both take long to import: it begins with the actor.
+        import deepspeed  # noqa: F401
+        import transformers  # noqa: F401
+
         self.config = config
         self.rank = rank
         self.name = f"learner-{rank}"
-        self.backend = backend
         self.engine: Any = None
         self.policy: Any = None
         self.phase: Phase | None = None
@@ -179,7 +183,8 @@ class LearnerRank:
         source = PolicySource(self.policy, self.config.weights.bucket_mib * 2**20)
         node = ray.get_runtime_context().get_node_id()
         self.client = RolloutClient(receivers, source, node, self.config.weights.timeout_s)
-        self.sender = make_sender(self.backend, source, self.client, self.rank, num_vllm_ranks)
+        backend = weight_backend(self.config)
+        self.sender = make_sender(backend, source, self.client, self.rank, num_vllm_ranks)
 
     def publish(self, version: int) -> dict[str, float]:
         """Put the present weights into every rollout worker, proved."""

@@ -10,7 +10,7 @@ from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlpost.errors import ResourceError
-from rlpost.schema import RunConfig
+from rlpost.schema import RunConfig, WeightBackend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +49,14 @@ def seats(config: RunConfig, roles: Sequence[str]) -> list[Seat]:
         if role in roles
         for index in range(count)
     ]
+
+
+def weight_backend(config: RunConfig) -> str:
+    """Return the backend that `auto` stands for."""
+    backend = config.weights.backend
+    if backend is WeightBackend.auto:
+        backend = WeightBackend.nccl if config.rollout.num_gpus else WeightBackend.shm
+    return backend.value
 
 
 def reserve(wanted: Sequence[Seat], timeout_s: float) -> PlacementGroup:

@@ -1,7 +1,10 @@
 """What the commands run: train, warm start, evaluation, export."""
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,8 @@ from rlpost.tasks.build import build_source
 from rlpost.tasks.interface import PromptStream, Renderer, Source
 from rlpost.tracking import build_tracker
 from rlpost.types import Group, Prompt, Trajectory
+
+log = logging.getLogger(__name__)
 
 
 class Recording:
@@ -80,38 +85,42 @@ def asdict_plain(config: RunConfig) -> dict[str, Any]:
     return asdict(config)
 
 
+def _on_ray(
+    config: RunConfig, program: Callable[[RunConfig, Awaitable[Workshop]], Awaitable[None]]
+) -> int:
+    """Run a program on Ray and return the exit code; task and model are prepared meanwhile."""
+    log.info("starting Ray, vLLM, DeepSpeed and the verifiers: a minute or two on a small machine")
+    with ThreadPoolExecutor(1) as pool:
+        preparing = pool.submit(Workshop, config)
+        return run(config, lambda: program(config, asyncio.wrap_future(preparing)))
+
+
 def train(config: RunConfig) -> int:
     """Train as a recipe says; return the exit code."""
-    return run(config, lambda: _train(config))
+    return _on_ray(config, _train)
 
 
-async def _train(config: RunConfig) -> None:
-    workshop = Workshop(config)
-    title = f"{workshop.source.name} with {config.objective.name}"
-    tracker = build_tracker(config.tracking, workshop.run_dir, asdict_plain(config))
-    history: list[dict[str, float]] = []
-    try:
-        async with running(config, ("learner", "rollout", "reference", "reward")) as cast:
-            with Console(total_steps=config.steps, title=title) as view:
+async def _train(config: RunConfig, preparing: Awaitable[Workshop]) -> None:
+    title = f"{config.task.name} with {config.objective.name}"
+    async with running(config, ("learner", "rollout", "reference", "reward")) as cast:
+        with Console(total_steps=config.steps, title=title) as view:
+            workshop = await preparing
+            tracker = build_tracker(config.tracking, workshop.run_dir, asdict_plain(config))
+            with closing(tracker):
                 recording = Recording(config, tracker, view)
                 controller = await _controller(workshop, cast, recording, view)
-                history.append(await controller.start())
+                history = [await controller.start()]
                 for step in range(1, config.steps + 1):
                     history.append(await controller.step(step))
                     await _checkpoint(config, controller.parts.learner, step)
                 view.message(_summary(config, history))
-    finally:
-        tracker.close()
 
 
 async def _controller(
     workshop: Workshop, cast: Cast, recording: Recording, view: Console
 ) -> Controller:
-    """Start all actors, the rollout workers while the learner warm-starts."""
+    """Start all roles, the rollout workers while the learner warm-starts."""
     config = workshop.config
-    view.message(
-        "starting vLLM, DeepSpeed and the verifiers; the first start takes a minute or two"
-    )
     starting = asyncio.gather(cast.rollouts(workshop.model_folder), cast.rewards())
     try:
         learner = await cast.learners()
@@ -227,14 +236,13 @@ def warmstart(config: RunConfig) -> int:
     """Run only the supervised warm start; the policy lies in `run_dir/warmstart`."""
     if config.warmstart.steps < 1:
         raise ConfigError("warmstart.steps must be above 0 for a warm start, got 0")
-    return run(config, lambda: _warmstart(config))
+    return _on_ray(config, _warmstart)
 
 
-async def _warmstart(config: RunConfig) -> None:
-    workshop = Workshop(config)
+async def _warmstart(config: RunConfig, preparing: Awaitable[Workshop]) -> None:
     async with running(config, ("learner",)) as cast:
         with Console(total_steps=config.warmstart.steps, title="warm start") as view:
-            folder = await _prepare_policy(workshop, await cast.learners(), view)
+            folder = await _prepare_policy(await preparing, await cast.learners(), view)
             view.message(f"warm-started policy: {folder}")
 
 
@@ -242,13 +250,14 @@ def evaluate(config: RunConfig, checkpoint: Path) -> int:
     """Measure a checkpoint's accuracy on a task's held-out prompts."""
     folder = _policy_folder(checkpoint)
     config.model.path = config.model.tokenizer_path = str(folder)
-    return run(config, lambda: _evaluate(config, folder))
+    return _on_ray(config, _evaluate)
 
 
-async def _evaluate(config: RunConfig, folder: Path) -> None:
-    workshop = Workshop(config)
+async def _evaluate(config: RunConfig, preparing: Awaitable[Workshop]) -> None:
+    folder = Path(config.model.path or "")
     async with running(config, ("learner", "rollout", "reward")) as cast:
         with Console(total_steps=1, title=f"evaluating {folder}") as view:
+            workshop = await preparing
             rollouts, rewards, learner = await asyncio.gather(
                 cast.rollouts(folder), cast.rewards(), cast.learners()
             )

@@ -14,20 +14,19 @@ from rlpost.types import Trajectory
 class ReferencePolicy:
     """Answers with log pi_ref of trajectories; forward passes only.
 
-    Use: `start()`, then any number of `logprobs(trajectories)`.
+    Use: `start(folder)`, then any number of `logprobs(trajectories)`.
     """
 
-    def __init__(self, config: RunConfig, model_folder: str) -> None:
+    def __init__(self, config: RunConfig, index: int) -> None:
         self.config = config
-        self.name = "reference"
-        self.model_folder = model_folder
+        self.name = f"reference-{index}"
         self.policy: TokenPolicy | None = None
         self.device = "cuda" if config.reference.num_gpus else "cpu"
 
-    def start(self) -> None:
+    def start(self, model_folder: str) -> None:
         """Load the policy as it was before training, without an adapter."""
         torch.set_num_threads(self.config.reference.num_threads)
-        model = load_policy(self.config, self.model_folder, trainable=False)
+        model = load_policy(self.config, model_folder, trainable=False)
         self.policy = TokenPolicy(model, self.config.sampling.temperature).to(self.device).eval()
 
     def logprobs(self, trajectories: Sequence[Trajectory]) -> list[tuple[float, ...]]:

@@ -7,7 +7,9 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from rlpost.errors import ActorError, DeadlineError, WeightSyncError
+from actors.fingerprint import check_arrival
+from actors.placement import weight_backend
+from rlpost.errors import ActorError, DeadlineError
 from rlpost.schema import RunConfig
 from rlpost.types import Group, Prompt, Sampling, Trajectory
 
@@ -17,16 +19,18 @@ log = logging.getLogger(__name__)
 class RolloutWorker:
     """Samples from the policy with vLLM.
 
-    Use: `start()`, then for each weight version `start_weight_update()`, `update_weights(...)`
-    per bucket and `finish_weight_update(version, fingerprints)`; between updates any number of
-    overlapping `generate(...)`. Before the first proved update nothing is served.
+    Use: `start(folder)`, then for each version of the weights `start_weight_update()`,
+    `update_weights(...)` per bucket and `finish_weight_update(version, fingerprints)`; between
+    updates any number of overlapping `generate(...)`. Before the first proved update, nothing is
+    served.
     """
 
-    def __init__(self, config: RunConfig, index: int, model_folder: str, backend: str) -> None:
+    def __init__(self, config: RunConfig, index: int) -> None:
+        # The import takes longest of all that a run waits for: it begins with the actor.
+        import vllm.v1.engine.async_llm  # noqa: F401
+
         self.config = config
         self.name = f"rollout-{index}"
-        self.model_folder = model_folder
-        self.backend = backend
         self.version = -1
         self.serving = asyncio.Event()
         self.in_flight = 0
@@ -37,7 +41,7 @@ class RolloutWorker:
         """Return the name of the machine that this worker runs on."""
         return socket.gethostname()
 
-    async def start(self) -> None:
+    async def start(self, model_folder: str) -> None:
         """Load vLLM with the model folder's weights, which only shape it: none is served yet."""
         from vllm import AsyncEngineArgs
         from vllm.config.weight_transfer import WeightTransferConfig
@@ -49,7 +53,7 @@ class RolloutWorker:
         rollout = config.rollout
         dtype = rollout.dtype or config.model.dtype
         arguments: dict[str, Any] = {
-            "model": self.model_folder,
+            "model": model_folder,
             "dtype": dtype.value,
             "max_model_len": config.max_model_len,
             "max_num_seqs": rollout.max_num_seqs,
@@ -61,7 +65,9 @@ class RolloutWorker:
             "logprobs_mode": "processed_logprobs",  # of the distribution sampled from
             "enable_prefix_caching": True,
             "disable_log_stats": True,
-            "weight_transfer_config": WeightTransferConfig(backend=engine_name(self.backend)),
+            "weight_transfer_config": WeightTransferConfig(
+                backend=engine_name(weight_backend(config))
+            ),
             "worker_extension_cls": "actors.weights.FingerprintReader",
         }
         if rollout.num_gpus == 0:
@@ -179,22 +185,10 @@ class RolloutWorker:
         """
         await self.engine.finish_weight_update(str(version))
         for arrived in await self.engine.collective_rpc("weight_fingerprints"):
-            self._compare(version, fingerprints, arrived)
+            check_arrival(f"{self.name} on {self.host()}", version, fingerprints, arrived)
         self.version = version
         await self.engine.resume_generation()
         self.serving.set()
-
-    def _compare(self, version: int, sent: Mapping[str, int], arrived: Mapping[str, int]) -> None:
-        missing = sorted(set(sent) - set(arrived))
-        unequal = sorted(name for name in sent if name in arrived and sent[name] != arrived[name])
-        if missing or unequal:
-            what = [f"{name} never arrived" for name in missing[:3]]
-            what += [f"{name} arrived altered" for name in unequal[:3]]
-            raise WeightSyncError(
-                f"weights of version {version} in {self.name} on {self.host()}: {'; '.join(what)} "
-                f"({len(missing)} missing, {len(unequal)} altered of {len(sent)} tensors); "
-                "this worker serves nothing"
-            )
 
     async def close(self) -> None:
         """Stop vLLM and its processes."""

@@ -1,6 +1,7 @@
 """Combinations that no machine can run, refused before anything starts."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -195,8 +196,11 @@ def _task(config: RunConfig) -> Problems:
             f"task.verifier={verifier}: no such verifier; available: reasoning_gym, math, exact, "
             "or your own as package.module:function"
         )
-    if "{question}" not in config.task.prompt_template:
-        yield f"task.prompt_template={config.task.prompt_template!r} must contain {{question}}"
+    if not re.search(r"\{\w+\}", config.task.prompt_template):
+        yield (
+            f"task.prompt_template={config.task.prompt_template!r} must contain {{question}}, or "
+            "another field of the task's items"
+        )
     if config.task.system_prompt is not None and not config.task.chat_template:
         yield (
             "task.system_prompt has no place without task.chat_template=true: set that, or put the "

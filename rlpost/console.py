@@ -40,7 +40,7 @@ class Console:
         self._terminal = terminal or RichConsole()
         self._clock = clock
         self._started: tuple[float, int] | None = None
-        self._first_step = self._step = first_step
+        self._step = first_step
         self._phase = "starting"
         self._spinner = Spinner("dots")
         self._shown: dict[str, float] = {}
@@ -52,7 +52,6 @@ class Console:
         )
 
     def __enter__(self) -> Self:
-        self._started = (self._clock(), self._first_step)
         if self._live:
             self._live.start()
         return self
@@ -73,6 +72,9 @@ class Console:
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """Show a finished step; a value not reported by this step keeps its last one."""
+        if self._started is None:
+            # The pace counts from the first step shown: starting up is not part of it.
+            self._started = (self._clock(), step)
         self._step = step
         self._shown |= headline(values)
         line = step_line(step, self.total_steps, self._shown, self._left_s())
@@ -90,10 +92,11 @@ class Console:
 
     def _left_s(self) -> float | None:
         """Return the seconds left at the pace so far, or None before the first step."""
-        done = self._step - self._first_step
-        if self._started is None or done <= 0:
+        started_s, first_step = self._started or (0.0, self._step)
+        done = self._step - first_step
+        if done <= 0:
             return None
-        return (self._clock() - self._started[0]) / done * (self.total_steps - self._step)
+        return (self._clock() - started_s) / done * (self.total_steps - self._step)
 
     def _render(self) -> RenderableType:
         self._spinner.update(text=Text(f"{self.title}: {self._phase}"))

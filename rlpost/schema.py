@@ -134,7 +134,7 @@ class TaskConfig:
     path: str | None = None  # custom: package.module:function
     parameters: dict[str, Any] = field(default_factory=dict)
     verifier: str = "???"  # reasoning_gym | math | exact | package.module:function
-    prompt_template: str = "{question}"
+    prompt_template: str = "{question}"  # {question}, and {any field} of the items' metadata
     system_prompt: str | None = None
     chat_template: bool = False  # render prompts through the tokenizer's chat template
 

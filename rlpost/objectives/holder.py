@@ -88,8 +88,8 @@ def holder_log_mean(
 
     As p -> 0 it is mean_t d_t; a row without tokens gives 0.
     """
-    # In float64 with expm1 and log1p, because near p = 0 a small logarithm is divided by p. Autograd
-    # through expm1 would lose the digits of small shares, so the gradient is put in as it stands.
+    # In float64 with expm1 and log1p, because near p = 0 a small logarithm is divided by p.
+    # Autograd through expm1 would lose the digits of small shares: the gradient is put in as such.
     d = torch.where(mask, log_ratio, 0.0).double()
     held = d.detach()
     shares = token_shares(held, mask, p)

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,6 +12,8 @@ from rlpost.schema import RunConfig
 from rlpost.types import Prompt
 
 _log = logging.getLogger(__name__)
+
+_FIELD = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +56,7 @@ class Renderer:
 
     def prompt(self, item: Item) -> Prompt | None:
         """Return the item's prompt, or None, counted in `too_long`, if it exceeds the limit."""
-        text = self.task.prompt_template.replace("{question}", item.question)
+        text = self._filled(item)
         token_ids = self._token_ids(text)
         if len(token_ids) > self.max_prompt_tokens:
             self.too_long += 1
@@ -74,6 +77,27 @@ class Renderer:
             worked_answer=item.worked_answer,
             metadata=item.metadata,
         )
+
+    def _filled(self, item: Item) -> str:
+        """Return the template with the item's question and metadata; other braces stay."""
+        fields = {**item.metadata, "question": item.question}
+        used: list[str] = []
+
+        def value(match: re.Match[str]) -> str:
+            name = match.group(1)
+            if not isinstance(fields.get(name), str | int | float):
+                return match.group(0)
+            used.append(name)
+            return str(fields[name])
+
+        text = _FIELD.sub(value, self.task.prompt_template)
+        if not used:
+            names = [name for name, field in fields.items() if isinstance(field, str | int | float)]
+            raise ConfigError(
+                f"task.prompt_template={self.task.prompt_template!r} uses no field of item "
+                f"{item.id}; available: {', '.join(sorted(names))}"
+            )
+        return text
 
     def prompts(self, items: Sequence[Item]) -> list[Prompt]:
         """Return the prompts of all items that fit.

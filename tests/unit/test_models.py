@@ -29,9 +29,9 @@ def test_characters_round_trip(text):
     assert TOKENIZER.decode(ids) == text
 
 
-def test_an_unknown_character_is_one_token_and_the_end_token_is_not_shown():
-    ids = TOKENIZER.encode("a\u00e9b")
-    assert ids[1] == TOKENIZER.unk_token_id
+def test_other_characters_are_bytes_and_the_end_token_is_not_shown():
+    assert len(TOKENIZER.encode("a\u00e9b")) == 4
+    assert TOKENIZER.decode(TOKENIZER.encode("a\u00e9b")) == "a\u00e9b"
     ended = [*TOKENIZER.encode("ab"), TOKENIZER.eos_token_id]
     assert TOKENIZER.decode(ended, skip_special_tokens=True) == "ab"
 
@@ -107,7 +107,8 @@ def test_a_missing_tokenizer_is_named():
 
 
 def renderer(*overrides):
-    return Renderer(load("quickstart", list(overrides)), TOKENIZER)
+    plain = "task.prompt_template='{question}'"
+    return Renderer(load("quickstart", [plain, *overrides]), TOKENIZER)
 
 
 def test_a_worked_answer_ends_with_the_end_token():
@@ -122,6 +123,14 @@ def test_a_worked_answer_ends_with_the_end_token():
 def test_braces_around_the_question_stay():
     render = renderer(r"task.prompt_template='\boxed{{question}} {x}'")
     assert render.prompt(Item(id="i", question="{q}")).text == r"\boxed{{q}} {x}"
+
+
+def test_a_template_takes_fields_of_the_item_too():
+    render = renderer("task.prompt_template='{word} of {size}'")
+    item = Item(id="i", question="q", metadata={"word": "sun", "size": 3})
+    assert render.prompt(item).text == "sun of 3"
+    with pytest.raises(ConfigError, match="uses no field of item j; available: question, wort"):
+        render.prompt(Item(id="j", question="q", metadata={"wort": "Sonne", "list": []}))
 
 
 def test_a_chat_prompt_has_the_tokens_of_the_tokenizers_own_rendering():

@@ -6,9 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from actors.fingerprint import fingerprint
+from actors.fingerprint import check_arrival, fingerprint
 from actors.publish import SharedMemory
-from actors.rollout import RolloutWorker
 from rlpost.config import load
 from rlpost.controller import Controller, Parts
 from rlpost.errors import WeightSyncError
@@ -33,13 +32,12 @@ def test_any_flipped_or_moved_element_changes_the_fingerprint(dtype, shape):
 
 
 def test_an_altered_or_missing_tensor_is_named():
-    worker = RolloutWorker(load("quickstart"), 1, "folder", "shm")
     sent = {"a.weight": 1, "b.weight": 2, "c.weight": 3}
-    worker._compare(5, sent, dict(sent))
-    with pytest.raises(WeightSyncError, match=r"version 5 in rollout-1 .*b.weight arrived altered"):
-        worker._compare(5, sent, {**sent, "b.weight": 9})
+    check_arrival("rollout-1", 5, sent, dict(sent))
+    with pytest.raises(WeightSyncError, match=r"version 5 in rollout-1: b.weight arrived altered"):
+        check_arrival("rollout-1", 5, sent, {**sent, "b.weight": 9})
     with pytest.raises(WeightSyncError, match=r"c.weight never arrived"):
-        worker._compare(5, sent, {"a.weight": 1, "b.weight": 2})
+        check_arrival("rollout-1", 5, sent, {"a.weight": 1, "b.weight": 2})
 
 
 def test_a_worker_that_missed_a_transfer_stops_the_run():
