@@ -1,6 +1,6 @@
 # Two commands to know: `make quickstart` and `make test`; each sets up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-full lint format lock clean setup setup-dev
+.PHONY: help quickstart test lint format lock clean setup setup-dev
 SHELL := /bin/bash
 export PYTHON
 
@@ -16,11 +16,8 @@ setup-dev: ## Make .venv to work on the code
 quickstart: setup ## Train a tiny model through the real loop, in minutes, without a GPU
 	@.venv/bin/rlpost train recipe=quickstart objective=mhpo $(ARGS)
 
-test: setup-dev ## Run style, imports and unit tests
+test: setup-dev ## Run every check: style, imports, types, unit and integration tests
 	@.venv/bin/python scripts/leave_nothing.py scripts/checks.sh
-
-test-full: setup-dev ## Run everything: also types and integration tests
-	@.venv/bin/python scripts/leave_nothing.py scripts/checks.sh full
 
 lint: setup-dev ## Run the checks that start nothing
 	@scripts/checks.sh lint

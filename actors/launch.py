@@ -6,11 +6,13 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
 from actors.handles import Actor, LearnerGroup, ReferenceHandle, RewardPool, RolloutPool
@@ -36,6 +38,7 @@ _RAY_ENVIRONMENT = {
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
 }
+_ENDING_LIMIT_S = 12.0  # after a signal, for everything that this run has started
 _KINDS = {
     "learner": LearnerRank,
     "rollout": RolloutWorker,
@@ -205,9 +208,12 @@ async def _until_signal(program: Callable[[], Awaitable[None]]) -> int:
     signals: list[str] = []
 
     def stop(number: signal.Signals) -> None:
-        signals.append(number.name)
-        sys.stderr.write(f"\n{number.name}: ending all actors\n")
-        task.cancel()
+        # Only the first counts: another one must not interrupt the ending itself.
+        if not signals:
+            signals.append(number.name)
+            sys.stderr.write(f"\n{number.name}: ending all actors\n")
+            _end_by_force_later()
+            task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop, number)
@@ -218,3 +224,17 @@ async def _until_signal(program: Callable[[], Awaitable[None]]) -> int:
             raise
         return 130
     return 0
+
+
+def _end_by_force_later() -> None:
+    """Kill what is left of this run if the polite ending takes longer than it may."""
+
+    def end() -> None:
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        os._exit(130)
+
+    timer = threading.Timer(_ENDING_LIMIT_S, end)
+    timer.daemon = True
+    timer.start()

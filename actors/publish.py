@@ -157,7 +157,7 @@ class SharedMemory:
 
     def view(self) -> memoryview:
         """Return the bytes as they stand."""
-        return memoryview(self._storage.numpy())
+        return self._storage.numpy().data
 
     def _reserve(self, size: int) -> None:
         if size > self._storage.numel():

@@ -106,7 +106,8 @@ class ShmTransport(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
 
     def receive_weights(self, update_info: ShmUpdateInfo) -> None:
         """Load the tensors of one bucket."""
-        self.model.load_weights(mapped_tensors(update_info))
+        model: Any = self.model
+        model.load_weights(mapped_tensors(update_info))
 
     def shutdown(self) -> None:
         """Do nothing: each bucket was unmapped after its load."""

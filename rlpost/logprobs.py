@@ -79,9 +79,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
         states, weight, bias, targets = ctx.saved_tensors
-        upstream = gradients[0] / ctx.temperature
+        upstream = grad_outputs[0] / ctx.temperature
         dtype = upstream.dtype
         needs_states, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         # What adds up over chunks does so in float32; a frozen head (LoRA) needs nothing.

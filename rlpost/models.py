@@ -29,7 +29,7 @@ def load_tokenizer(config: RunConfig) -> Any:
 
     trust = config.model.trust_remote_code
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
     except (OSError, ValueError) as error:
         raise ConfigError(f"no tokenizer in {source}: set model.tokenizer_path: {error}") from error
     if tokenizer.eos_token_id is None:
@@ -117,7 +117,7 @@ def _with_adapter(model: Any, config: RunConfig) -> Any:
     model.requires_grad_(False)
     adapter = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # pyrefly: ignore[bad-argument-type]  # a ratio's part: any number
         lora_dropout=lora.dropout,
         target_modules=list(lora.target_modules),
     )

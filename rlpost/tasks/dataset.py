@@ -200,7 +200,7 @@ def _json_row(path: Path, number: int, line: str) -> Mapping[str, Any]:
 
 def _hub_rows(data: DataConfig, split: str) -> list[Mapping[str, Any]]:
     try:
-        import datasets  # pyright: ignore[reportMissingImports]  # the optional extra `hub`
+        import datasets  # pyrefly: ignore[missing-import]  # the optional extra `hub`
     except ImportError as error:
         raise ConfigError(
             f"data.path={data.path} is no file or folder here, and reading it from the hub needs "

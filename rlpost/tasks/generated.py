@@ -28,7 +28,7 @@ class GeneratedItems(Sequence[Item]):
     def __len__(self) -> int:
         return self._size
 
-    def __getitem__(self, index: Any) -> Item:
+    def __getitem__(self, index: Any) -> Item:  # pyrefly: ignore[bad-override]  # no slices
         if not 0 <= index < self._size:
             raise IndexError(index)
         for attempt in range(_MAX_TRIES):

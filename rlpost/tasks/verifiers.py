@@ -47,11 +47,12 @@ def math(response: str, answer: str | None, metadata: Mapping[str, Any]) -> floa
 
     # Its own time limits use signal.alarm; ours is the process's.
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that they are off
-    gold = parse(f"${answer}$", parsing_timeout=None) if answer else []
+    without_limit: Any = None
+    gold = parse(f"${answer}$", parsing_timeout=without_limit) if answer else []
     if not gold:
         raise DataError(f"the answer {answer!r} holds no mathematical expression")
-    given = parse(response, parsing_timeout=None)
-    return float(bool(given) and verify(gold, given, timeout_seconds=None))
+    given = parse(response, parsing_timeout=without_limit)
+    return float(bool(given) and verify(gold, given, timeout_seconds=without_limit))
 
 
 BUILT_IN: dict[str, Verifier] = {"exact": exact, "math": math, "reasoning_gym": reasoning_gym}

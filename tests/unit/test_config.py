@@ -13,7 +13,7 @@ BAD = {
     "no such recipe": (["recipe=nope"], "available: gsm8k"),
     "no such objective": (["objective=ppo2"], "available: clip"),
     "group of one": (["group_size=1"], "group_size=1"),
-    "batch not divisible": (["minibatches=3"], "256 trajectories must be divisible"),
+    "batch not divisible": (["minibatches=7"], "trajectories must be divisible"),
     "steps below one": (["steps=0"], "steps must be at least 1"),
     "negative KL": (["kl_coef=-1"], "kl_coef must be 0 or more"),
     "greedy training": (["sampling.temperature=0"], "sampling.temperature must be positive"),

@@ -140,8 +140,8 @@ def test_a_prompt_that_is_too_long_is_left_out_counted_and_logged(tmp_path, capl
 
 
 def test_two_seeds_share_no_training_questions_but_all_held_out_ones():
-    overrides = ["data.num_train=200", "eval.num_prompts=20", "task.name=products"]
-    overrides += ["task.parameters={min_digits: 6, max_digits: 6}"]
+    overrides = ["data.num_train=200", "eval.num_prompts=20", "task=reasoning_gym"]
+    overrides += ["task.name=products", "+task.parameters={min_digits: 6, max_digits: 6}"]
     tasks = [build_source(load("quickstart", [*overrides, f"seed={seed}"])) for seed in (0, 1)]
     first, second = ({item.question for item in task.training()} for task in tasks)
     assert len(first) == 200
@@ -151,18 +151,19 @@ def test_two_seeds_share_no_training_questions_but_all_held_out_ones():
 
 
 def test_a_generator_with_too_few_questions_is_refused():
-    overrides = ["task.name=products", "task.parameters={min_digits: 1, max_digits: 1}"]
+    overrides = ["task=reasoning_gym", "task.name=products"]
+    overrides += ["+task.parameters={min_digits: 1, max_digits: 1}"]
     with pytest.raises(ConfigError, match=r"eval.num_prompts=150.*different questions"):
         build_source(load("quickstart", overrides)).held_out(150)
 
 
 def test_a_score_knows_the_parameters_of_its_task():
-    """In `puzzle24` a number above `max_value`, by default 10, is worth nothing."""
-    overrides = ["task.name=puzzle24", "task.parameters={max_value: 24}"]
+    """In `puzzle24` a number above `max_value` is worth nothing."""
+    overrides = ["task=reasoning_gym", "task.name=puzzle24", "+task.parameters={max_value: 6}"]
     item = build_source(load("quickstart", overrides)).held_out(1)[0]
-    assert reasoning_gym("24 + 1 - 1 * 1", item.answer, item.metadata) == 1.0
-    without = {**item.metadata, "task_parameters": {}}
-    assert reasoning_gym("24 + 1 - 1 * 1", item.answer, without) == 0.01
+    with_default = {**item.metadata, "task_parameters": {}}
+    assert reasoning_gym("8 * 3 * 1 * 1", item.answer, with_default) == 1.0
+    assert reasoning_gym("8 * 3 * 1 * 1", item.answer, item.metadata) < 1.0
 
 
 CUSTOM = """
@@ -191,12 +192,12 @@ def custom(tmp_path, monkeypatch):
     (tmp_path / "my_custom_task.py").write_text(CUSTOM)
     monkeypatch.syspath_prepend(tmp_path)
     return lambda path, *more: build_source(
-        load("quickstart", ["task.kind=custom", "task.verifier=exact", f"task.path={path}", *more])
+        load("quickstart", ["task=custom", "task.verifier=exact", f"task.path={path}", *more])
     )
 
 
 def test_a_users_function_makes_a_task(custom):
-    task = custom("my_custom_task:items", "task.parameters={number: 3}")
+    task = custom("my_custom_task:items", "+task.parameters={number: 3}")
     assert [item.question for item in task.training()] == ["train 0", "train 1", "train 2"]
     assert [item.answer for item in task.held_out(2)] == ["0", "1"]
 

@@ -1,0 +1,101 @@
+"""DeepSpeed learner groups of every shape: the same batches give the same training."""
+
+import asyncio
+import random
+
+import pytest
+from safetensors.torch import load_file
+
+from actors.launch import running
+from rlpost.batching import BatchPlan, Sample, build_batches
+from rlpost.config import load
+from rlpost.learning import training_phase
+from rlpost.models import prepare_model
+from rlpost.types import Trajectory
+
+TINY = (
+    "model.scratch={num_layers: 2, hidden_size: 32, intermediate_size: 64, num_heads: 2, "
+    "num_kv_heads: 1}"
+)
+SHAPES = [(stage, ranks) for stage in (0, 1, 2, 3) for ranks in (1, 2)]
+
+
+def samples(step):
+    rng = random.Random(step)
+    made = []
+    for _ in range(12):
+        prompt, response = rng.randint(3, 9), rng.randint(1, 7)
+        trajectory = Trajectory(
+            prompt_ids=tuple(rng.randrange(2, 250) for _ in range(prompt)),
+            token_ids=tuple(rng.randrange(2, 250) for _ in range(response)),
+            loss_mask=(True,) * response,
+            behavior_logprobs=(-5.5,) * response,
+            weight_versions=(0,) * response,
+            text="",
+            finish_reason="stop",
+        )
+        made.append(Sample(trajectory=trajectory, advantage=rng.gauss(0.0, 1.0)))
+    return made
+
+
+async def curve(config, folder):
+    """Return three updates' metrics and the folder of the weights after them."""
+    plan = BatchPlan(
+        num_minibatches=2,
+        num_ranks=config.learner.num_ranks,
+        micro_batch_size=config.learner.micro_batch_size,
+        reduction="sequence_mean",
+        max_response_tokens=8,
+    )
+    async with running(config, ("learner",)) as cast:
+        learner = await cast.learners()
+        await learner.load(folder, training_phase(config), 300.0)
+        values = []
+        for step in range(1, 4):
+            merged = await learner.update(build_batches(samples(step), plan, step), step)
+            values.append(merged.values())
+        target = folder.parent / f"{config.learner.zero_stage}-{config.learner.num_ranks}"
+        await learner.export(target)
+    return values, load_file(target / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def curves(ray_session, cpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("learner") / "model"
+    found = {}
+    for stage, ranks in SHAPES:
+        config = load(
+            "quickstart",
+            [
+                TINY,
+                f"learner.zero_stage={stage}",
+                f"learner.num_ranks={ranks}",
+                "learner.micro_batch_size=4",
+                "learner.learning_rate=1e-2",
+                "learner.num_cpus=0.5",
+                cpus,
+            ],
+        )
+        prepare_model(config, folder)
+        found[stage, ranks] = asyncio.run(curve(config, folder))
+    return found
+
+
+@pytest.mark.parametrize(("stage", "ranks"), SHAPES[1:])
+def test_every_shape_trains_as_one_rank_without_zero(curves, stage, ranks):
+    expected, weights = curves[0, 1]
+    values, sharded = curves[stage, ranks]
+    for one, other in zip(expected, values, strict=True):
+        assert set(one) == set(other)
+        for name, value in one.items():
+            assert other[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+    for name, tensor in weights.items():
+        assert (sharded[name] - tensor).abs().max() < 1e-4, name
+
+
+def test_training_changes_the_weights_and_the_first_ratio_is_one(curves):
+    values, weights = curves[0, 1]
+    assert values[0]["policy/kl_old"] >= 0
+    assert any(v["policy/ratio_max"] > 1.0001 for v in values)
+    assert all(v["policy/grad_norm"] > 0 for v in values)
+    assert weights["model.norm.weight"].sub(1).abs().max() > 1e-3

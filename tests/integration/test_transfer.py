@@ -1,0 +1,150 @@
+"""Weights into a real vLLM: proved, refused when altered; and what the death of one looks like."""
+
+import asyncio
+import os
+import signal
+import time
+
+import psutil
+import pytest
+import ray
+import torch
+
+from actors.launch import running
+from actors.policy_source import PolicySource
+from actors.publish import RolloutClient, ShmSender
+from rlpost.config import load
+from rlpost.errors import ActorError, WeightSyncError
+from rlpost.learning import TokenPolicy
+from rlpost.models import load_policy, load_tokenizer, prepare_model
+from rlpost.types import Prompt, Sampling
+
+SAMPLING = Sampling(max_response_tokens=6, temperature=1.0, seed=3)
+
+
+@pytest.fixture(scope="module")
+def config(cpus):
+    return load("quickstart", [cpus, "rollout.timeout_s=120"])
+
+
+def prompt(config):
+    ids = tuple(load_tokenizer(config).encode("sun -> "))
+    return Prompt(id="p", text="sun -> ", token_ids=ids, answer="nus")
+
+
+def gap(model, group):
+    """Return the mean difference between vLLM's logprobs and those of a transformers model."""
+    differences = []
+    for trajectory in group.trajectories:
+        ids = torch.tensor([trajectory.prompt_ids + trajectory.token_ids])
+        mask = torch.zeros_like(ids, dtype=torch.bool)
+        mask[0, len(trajectory.prompt_ids) :] = True
+        with torch.no_grad():
+            logprobs, _ = model(ids, torch.ones_like(ids, dtype=torch.bool), mask)
+        ours = logprobs[mask]
+        differences.append((ours - torch.tensor(trajectory.behavior_logprobs)).abs())
+    return float(torch.cat(differences).mean())
+
+
+class FlippingSender(ShmSender):
+    """Turns the sign of one element after it was fingerprinted, as a broken transport would."""
+
+    flip = False
+
+    def send_weights(self):
+        memory, write = self._memory, self._memory.write
+
+        def altered(tensors):
+            offsets = write(tensors)
+            if self.flip:
+                values = memory._storage[offsets[1] : offsets[1] + 4].view(torch.float32)
+                values.neg_()
+            return offsets
+
+        memory.write = altered
+        try:
+            super().send_weights()
+        finally:
+            del memory.write
+
+
+async def story(config, folder):
+    """Play all scenes on one worker, since starting vLLM takes longest; return what was seen."""
+    seen = {}
+    policy = load_policy(config, prepare_model(config, folder))
+    async with running(config, ("rollout",)) as cast:
+        pool = await cast.rollouts(folder)
+        receivers = pool.receivers()
+        source = PolicySource(policy, 2**20)
+        client = RolloutClient(receivers, source, ray.get_runtime_context().get_node_id(), 60.0)
+        sender = FlippingSender(source, client, is_sender=True)
+
+        async def publish(version):
+            client.version = version
+            await asyncio.to_thread(sender.send_weights)
+
+        await publish(0)
+        with torch.no_grad():  # weights that differ from those that vLLM was started with
+            for parameter in policy.parameters():
+                parameter.add_(torch.randn(parameter.shape) * 0.05)
+        await publish(1)
+        seen["versions"] = dict(await pool.weight_versions())
+        group = await pool.generate(prompt(config), 8, SAMPLING)
+        again = await pool.generate(prompt(config), 8, SAMPLING)
+        seen["gap"] = gap(TokenPolicy(policy, 1.0), group)
+        seen["same"] = [t.token_ids for t in group.trajectories] == [
+            t.token_ids for t in again.trajectories
+        ]
+
+        sender.flip = True
+        try:
+            await publish(2)
+        except ray.exceptions.RayTaskError as error:
+            seen["flipped"] = error.cause
+        sender.flip = False
+        seen["after_flip"] = dict(await pool.weight_versions())
+        await publish(3)
+
+        engines = [
+            process
+            for process in psutil.process_iter(["name", "cmdline"])
+            if "EngineCore" in " ".join(process.info["cmdline"] or [process.info["name"]])
+        ]
+        asking = asyncio.gather(
+            *(pool.generate(prompt(config), 8, SAMPLING) for _ in range(8)), return_exceptions=True
+        )
+        started = time.monotonic()
+        for process in engines:
+            os.kill(process.pid, signal.SIGKILL)
+        await asking
+        try:
+            await pool.generate(prompt(config), 8, SAMPLING)
+        except ActorError as error:
+            seen["death"] = str(error)
+        seen["noticed_s"] = time.monotonic() - started
+    seen["ended_s"] = time.monotonic() - started
+    return seen
+
+
+@pytest.fixture(scope="module")
+def seen(config, ray_session, tmp_path_factory):
+    return asyncio.run(story(config, tmp_path_factory.mktemp("transfer") / "model"))
+
+
+def test_a_transfer_gives_vllm_the_learners_logprobs(seen):
+    assert seen["versions"] == {"rollout-0": 1}
+    assert seen["gap"] < 1e-5
+    assert seen["same"]
+
+
+def test_one_flipped_element_is_refused_by_name(seen):
+    assert isinstance(seen["flipped"], WeightSyncError)
+    assert "version 2 in rollout-0" in str(seen["flipped"])
+    assert "arrived altered" in str(seen["flipped"])
+    assert seen["after_flip"] == {"rollout-0": 1}
+
+
+def test_a_killed_engine_is_named_with_its_node_and_cause(seen):
+    assert seen["death"].startswith("rollout-0 on node ")
+    assert "Engine" in seen["death"]
+    assert seen["ended_s"] < 15
