@@ -3,6 +3,8 @@
 .PHONY: help quickstart test lint format lock clean setup setup-dev
 SHELL := /bin/bash
 export PYTHON
+# Without bytecode on disk every process would compile vLLM and torch anew, for half a minute.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20

@@ -79,7 +79,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]  # static
         states, weight, bias, targets = ctx.saved_tensors
         upstream = grad_outputs[0] / ctx.temperature
         dtype = upstream.dtype

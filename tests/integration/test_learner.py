@@ -38,47 +38,65 @@ def samples(step):
     return made
 
 
-async def curve(config, folder):
-    """Return three updates' metrics and the folder of the weights after them."""
+def configuration(stage, ranks, cpus):
+    return load(
+        "quickstart",
+        [
+            TINY,
+            cpus,
+            f"learner.zero_stage={stage}",
+            f"learner.num_ranks={ranks}",
+            "learner.micro_batch_size=4",
+            "learner.learning_rate=1e-2",
+            "learner.num_cpus=0.5",
+        ],
+    )
+
+
+def reconfigure(rank, config):
+    """Give a learner rank another recipe: importing DeepSpeed anew would take the longest."""
+    rank.config = config
+
+
+async def curves_of(ranks, cpus, folder):
+    """Return, for each ZeRO stage, three updates' metrics and the weights after them."""
+    found = {}
+    async with running(configuration(0, ranks, cpus), ("learner",)) as cast:
+        learner = await cast.learners()
+        for stage in (0, 1, 2, 3):
+            config = configuration(stage, ranks, cpus)
+            prepare_model(config, folder)
+            for actor in learner.actors:
+                await actor.handle.__ray_call__.remote(reconfigure, config)
+            await learner.load(folder, training_phase(config), 300.0)
+            found[stage, ranks] = await curve(learner, ranks, folder.parent / f"{stage}-{ranks}")
+    return found
+
+
+async def curve(learner, ranks, target):
     plan = BatchPlan(
         num_minibatches=2,
-        num_ranks=config.learner.num_ranks,
-        micro_batch_size=config.learner.micro_batch_size,
+        num_ranks=ranks,
+        micro_batch_size=4,
         reduction="sequence_mean",
         max_response_tokens=8,
     )
-    async with running(config, ("learner",)) as cast:
-        learner = await cast.learners()
-        await learner.load(folder, training_phase(config), 300.0)
-        values = []
-        for step in range(1, 4):
-            merged = await learner.update(build_batches(samples(step), plan, step), step)
-            values.append(merged.values())
-        target = folder.parent / f"{config.learner.zero_stage}-{config.learner.num_ranks}"
-        await learner.export(target)
+    values = []
+    for step in range(1, 4):
+        merged = await learner.update(build_batches(samples(step), plan, step), step)
+        values.append(merged.values())
+    await learner.export(target)
     return values, load_file(target / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
 def curves(ray_session, cpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("learner") / "model"
-    found = {}
-    for stage, ranks in SHAPES:
-        config = load(
-            "quickstart",
-            [
-                TINY,
-                f"learner.zero_stage={stage}",
-                f"learner.num_ranks={ranks}",
-                "learner.micro_batch_size=4",
-                "learner.learning_rate=1e-2",
-                "learner.num_cpus=0.5",
-                cpus,
-            ],
-        )
-        prepare_model(config, folder)
-        found[stage, ranks] = asyncio.run(curve(config, folder))
-    return found
+    return {
+        shape: found
+        for ranks in (1, 2)
+        for shape, found in asyncio.run(curves_of(ranks, cpus, folder)).items()
+    }
 
 
 @pytest.mark.parametrize(("stage", "ranks"), SHAPES[1:])
