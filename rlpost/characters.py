@@ -3,7 +3,7 @@
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-_SPECIAL = ["<pad>", "<eos>"]
+_SPECIAL = ["<pad>", "<|endoftext|>"]
 _CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 
 
@@ -23,7 +23,7 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token="<pad>",
-        eos_token="<eos>",
+        eos_token="<|endoftext|>",
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = _CHAT_TEMPLATE

@@ -207,7 +207,7 @@ def _task(config: RunConfig) -> Problems:
             "text into task.prompt_template"
         )
     if config.task.kind == "dataset":
-        from rlpost.tasks.dataset import check_columns, check_pattern, read_rows, split_file
+        from rlpost.tasks.files import check_columns, check_pattern, read_rows, split_file
 
         check_pattern(config.data)
         for split in (config.data.split, config.data.eval_split):

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlpost.checks import check
 from rlpost.errors import ConfigError
+from rlpost.objective_configs import objective_configs
 from rlpost.schema import RunConfig
 
 _NOISE = re.compile(r"^\s*$|full_key:|reference_type=|object_type=|raised while composing")
@@ -32,8 +33,6 @@ def recipes_dir() -> Path:
 
 def register_schemas() -> None:
     """Tell Hydra the schema of a run and of each objective."""
-    from rlpost.objectives import objective_configs
-
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
     for name, config in objective_configs.items():
@@ -79,8 +78,6 @@ def convert(composed: DictConfig) -> RunConfig:
 
 def _typed(objective: str) -> DictConfig:
     """Return the schema with the chosen objective's own fields; Hydra's result has lost both."""
-    from rlpost.objectives import objective_configs
-
     return OmegaConf.structured(RunConfig(objective=objective_configs[objective]()))
 
 

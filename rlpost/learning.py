@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rlpost.kl import kl
 from rlpost.logprobs import token_logprobs
 from rlpost.metrics import Metrics
+from rlpost.objective_configs import objective_configs
 from rlpost.objectives import ObjectiveInputs
 from rlpost.schema import LrSchedule, ObjectiveConfig, RunConfig
 from rlpost.types import MicroBatch
@@ -55,8 +56,6 @@ def training_phase(config: RunConfig) -> Phase:
 
 def warmstart_phase(config: RunConfig) -> Phase:
     """Return the supervised phase: `reinforce` with advantage 1 is the negative log-likelihood."""
-    from rlpost.objectives import objective_configs
-
     warmstart = config.warmstart
     return Phase(
         name="warmstart",

@@ -7,11 +7,12 @@ from dataclasses import fields
 from typing import Any
 
 from rlpost.errors import ConfigError
-from rlpost.objectives.clip import Clip, ClipConfig
-from rlpost.objectives.holder import Holder, HolderConfig
+from rlpost.objective_configs import objective_configs
+from rlpost.objectives.clip import Clip
+from rlpost.objectives.holder import Holder
 from rlpost.objectives.interface import Objective, ObjectiveInputs, ObjectiveOutput
-from rlpost.objectives.mhpo import Mhpo, MhpoConfig
-from rlpost.objectives.reinforce import Reinforce, ReinforceConfig
+from rlpost.objectives.mhpo import Mhpo
+from rlpost.objectives.reinforce import Reinforce
 from rlpost.schema import ObjectiveConfig
 
 __all__ = [
@@ -23,15 +24,11 @@ __all__ = [
     "objective_configs",
 ]
 
-_TABLE: dict[str, tuple[type[ObjectiveConfig], type[Objective[Any]]]] = {
-    "clip": (ClipConfig, Clip),
-    "holder": (HolderConfig, Holder),
-    "mhpo": (MhpoConfig, Mhpo),
-    "reinforce": (ReinforceConfig, Reinforce),
-}
-
-objective_configs: dict[str, type[ObjectiveConfig]] = {
-    name: config for name, (config, _) in _TABLE.items()
+_TABLE: dict[str, type[Objective[Any]]] = {
+    "clip": Clip,
+    "holder": Holder,
+    "mhpo": Mhpo,
+    "reinforce": Reinforce,
 }
 
 
@@ -41,7 +38,8 @@ def build(name: str, **hyperparameters: Any) -> Objective[Any]:
     Raises:
         ConfigError: there is no such objective, or a hyperparameter is unknown or impossible.
     """
-    config_type, _ = _entry(name)
+    _known(name)
+    config_type = objective_configs[name]
     known = [field.name for field in fields(config_type) if field.name != "name"]
     for field in hyperparameters:
         if field not in known:
@@ -58,10 +56,10 @@ def build_from(config: ObjectiveConfig) -> Objective[Any]:
     Raises:
         ConfigError: there is no such objective.
     """
-    return _entry(config.name)[1](config)
+    return _known(config.name)(config)
 
 
-def _entry(name: str) -> tuple[type[ObjectiveConfig], type[Objective[Any]]]:
+def _known(name: str) -> type[Objective[Any]]:
     if name not in _TABLE:
         raise ConfigError(f"objective={name}: no such objective; available: {', '.join(_TABLE)}")
     return _TABLE[name]

@@ -1,33 +1,10 @@
 """PPO's and GRPO's clipped ratio, with DAPO's asymmetric bounds and the dual clip."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from rlpost.errors import ConfigError
+from rlpost.objective_configs import ClipConfig
 from rlpost.objectives.interface import TokenObjective, bounded_exp
-from rlpost.schema import ObjectiveConfig
-
-
-@dataclass(kw_only=True)
-class ClipConfig(ObjectiveConfig):
-    """Bounds of the ratio: 1 - eps_low to 1 + eps_high; `dual_clip` c > 1 bounds A < 0."""
-
-    name: str = "clip"
-    eps_low: float = 0.2
-    eps_high: float = 0.2
-    dual_clip: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.eps_low < 1:
-            raise ConfigError(f"objective.eps_low must lie in (0, 1), got {self.eps_low}: try 0.2")
-        if not self.eps_high > 0:
-            raise ConfigError(f"objective.eps_high must be positive, got {self.eps_high}: try 0.2")
-        if self.dual_clip is not None and not self.dual_clip > 1:
-            raise ConfigError(
-                f"objective.dual_clip must be above 1, got {self.dual_clip}: try 3, or null"
-            )
 
 
 class Clip(TokenObjective[ClipConfig]):

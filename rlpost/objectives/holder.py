@@ -1,54 +1,17 @@
 """HölderPO: the Hölder mean of a sequence's ratios, with an exponent that moves over training."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rlpost.errors import ConfigError
+from rlpost.objective_configs import HolderConfig, Schedule
 from rlpost.objectives.clip import clipped_gain
 from rlpost.objectives.interface import Objective, ObjectiveInputs, bounded_exp
-from rlpost.objectives.schedules import Schedule, as_schedule, scheduled
-from rlpost.schema import ObjectiveConfig
+from rlpost.objectives.schedules import scheduled
 
 _SMALL_P = 1e-6
-
-
-@dataclass(kw_only=True)
-class HolderConfig(ObjectiveConfig):
-    """`p` is used by `p_schedule=constant`; the others move from one end of the range to the other.
-
-    `eps` bounds the sequence's ratio.
-    """
-
-    name: str = "holder"
-    p: float = 1.0
-    p_schedule: Schedule = Schedule.linear_dec
-    p_max: float = 2.0
-    p_min: float = -2.0
-    schedule_steps: int = 500
-    eps: float = 0.2
-
-    def __post_init__(self) -> None:
-        self.p_schedule = as_schedule("objective.p_schedule", self.p_schedule)
-        for field in ("p", "p_min", "p_max"):
-            value = getattr(self, field)
-            if not math.isfinite(value):
-                raise ConfigError(f"objective.{field} must be finite, got {value}: try -2 to 2")
-        if self.p_min > self.p_max:
-            raise ConfigError(
-                f"objective.p_min={self.p_min} must not exceed objective.p_max={self.p_max}: "
-                "swap them, and choose the direction with objective.p_schedule"
-            )
-        if self.schedule_steps < 1:
-            raise ConfigError(
-                f"objective.schedule_steps must be at least 1, got {self.schedule_steps}: try 500"
-            )
-        if not 0 < self.eps < 1:
-            raise ConfigError(f"objective.eps must lie in (0, 1), got {self.eps}: try 0.2")
 
 
 class Holder(Objective[HolderConfig]):

@@ -1,43 +1,13 @@
 """MHPO: a log-fidelity modulator and a decoupled hazard penalty."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from rlpost.errors import ConfigError
+from rlpost.objective_configs import MhpoConfig
 from rlpost.objectives.interface import MAX_EXPONENT, TokenObjective, bounded_exp
-from rlpost.schema import ObjectiveConfig
-
-
-@dataclass(kw_only=True)
-class MhpoConfig(ObjectiveConfig):
-    """`c` bounds the log-ratio; k and lambda shape the hazard of rising and falling ratios.
-
-    `lfm` and `dhp` switch the two parts off for ablations; `normalize_at_one` divides by M(1), so
-    that an on-policy step is as large as that of `clip`.
-    """
-
-    name: str = "mhpo"
-    c: float = 1.5
-    k_pos: float = 1.5
-    lambda_pos: float = 1.0
-    k_neg: float = 2.0
-    lambda_neg: float = 0.8
-    lfm: bool = True
-    dhp: bool = True
-    normalize_at_one: bool = False
-
-    def __post_init__(self) -> None:
-        for field in ("c", "k_pos", "lambda_pos", "k_neg", "lambda_neg"):
-            value = getattr(self, field)
-            if not 0 < value < math.inf:
-                raise ConfigError(
-                    f"objective.{field} must be positive and finite, got {value}: "
-                    f"the paper's value is {getattr(type(self), field)}"
-                )
 
 
 class Mhpo(TokenObjective[MhpoConfig]):

@@ -1,18 +1,9 @@
 """REINFORCE; with advantage 1 it is the negative log-likelihood of a supervised warm start."""
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
+from rlpost.objective_configs import ReinforceConfig
 from rlpost.objectives.interface import TokenObjective
-from rlpost.schema import ObjectiveConfig
-
-
-@dataclass(kw_only=True)
-class ReinforceConfig(ObjectiveConfig):
-    """It has no hyperparameters."""
-
-    name: str = "reinforce"
 
 
 class Reinforce(TokenObjective[ReinforceConfig]):

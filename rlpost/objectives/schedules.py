@@ -1,34 +1,8 @@
 """How an exponent moves from one end of its range to the other over training."""
 
 import math
-from enum import StrEnum
 
-from rlpost.errors import ConfigError
-
-
-class Schedule(StrEnum):
-    """Names of the schedules; `constant` stays where it is and needs no range."""
-
-    constant = "constant"
-    linear_dec = "linear_dec"
-    linear = "linear"
-    cos = "cos"
-    sin = "sin"
-    quad = "quad"
-    quad_dec = "quad_dec"
-    cubic = "cubic"
-    cubic_dec = "cubic_dec"
-
-
-def as_schedule(field: str, name: str) -> Schedule:
-    """Return the schedule of that name.
-
-    Raises:
-        ConfigError: there is none; the message names the field.
-    """
-    if name not in tuple(Schedule):
-        raise ConfigError(f"{field}={name}: no such schedule; available: {', '.join(Schedule)}")
-    return Schedule(name)
+from rlpost.objective_configs import Schedule
 
 
 def scheduled(schedule: Schedule, progress: float, low: float, high: float) -> float:

@@ -1,5 +1,8 @@
 """Recipes load, overrides work, and impossible configurations end in one clear sentence."""
 
+import subprocess
+import sys
+
 import pytest
 
 from rlpost.cli import main
@@ -48,6 +51,19 @@ def test_the_command_line_prints_the_sentence_and_returns_2(capsys):
     printed = capsys.readouterr().err
     assert printed.startswith("rlpost: group_size=1")
     assert "Traceback" not in printed
+
+
+def test_a_bad_configuration_is_refused_before_any_engine_is_loaded():
+    program = (
+        "import sys; from rlpost.cli import main; "
+        "code = main(['train', 'recipe=gsm8k', 'data.path=/nowhere']); "
+        "print(code, *{'torch', 'ray', 'vllm', 'deepspeed', 'transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "2\n"
+    assert done.stderr.splitlines() == ["rlpost: data.path=/nowhere: no such file or folder"]
 
 
 @pytest.mark.parametrize("objective", ["clip", "mhpo", "holder"])

@@ -7,8 +7,9 @@ import torch
 from omegaconf import OmegaConf
 
 from rlpost.errors import ConfigError, DataError
+from rlpost.objective_configs import Schedule
 from rlpost.objectives import ObjectiveInputs, build, build_from, objective_configs
-from rlpost.objectives.schedules import Schedule, scheduled
+from rlpost.objectives.schedules import scheduled
 
 
 def on_four_tokens(log_ratio, advantage=1.0, mask=(True,) * 4):
