@@ -45,6 +45,7 @@ _KINDS = {
     "reference": ReferencePolicy,
     "reward": RewardWorker,
 }
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _OVERLAPPING = ("rollout", "reward")  # these serve many calls at once
 
 
@@ -77,20 +78,20 @@ def ray_runtime(config: RunConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if settings.address is not None:
-        ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=settings.num_cpus or os.cpu_count(),
-            num_gpus=settings.num_gpus,
-            include_dashboard=settings.dashboard,
-            object_store_memory=int(settings.object_store_gib * 2**30),
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
-        )
     try:
+        if settings.address is not None:
+            ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=settings.num_cpus or os.cpu_count(),
+                num_gpus=settings.num_gpus,
+                include_dashboard=settings.dashboard,
+                object_store_memory=int(settings.object_store_gib * 2**30),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",
+            )
         yield
     finally:
         ray.shutdown()
@@ -198,8 +199,24 @@ def run(config: RunConfig, program: Callable[[], Awaitable[None]]) -> int:
 
     Returns the exit code: 0, or 130 after a signal.
     """
-    with ray_runtime(config):
+    with _ending_at_once(), ray_runtime(config):
         return asyncio.run(_until_signal(program))
+
+
+@contextmanager
+def _ending_at_once() -> Iterator[None]:
+    """Let a signal that comes while Ray starts, with nothing to lose yet, end the run there."""
+
+    def end(number: int, _frame: object) -> None:
+        sys.stderr.write(f"\n{signal.Signals(number).name}: ending\n")
+        _end_by_force()
+
+    before = {number: signal.signal(number, end) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 async def _until_signal(program: Callable[[], Awaitable[None]]) -> int:
@@ -212,10 +229,12 @@ async def _until_signal(program: Callable[[], Awaitable[None]]) -> int:
         if not signals:
             signals.append(number.name)
             sys.stderr.write(f"\n{number.name}: ending all actors\n")
-            _end_by_force_later()
+            timer = threading.Timer(_ENDING_LIMIT_S, _end_by_force)
+            timer.daemon = True
+            timer.start()
             task.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         loop.add_signal_handler(number, stop, number)
     try:
         await task
@@ -226,15 +245,9 @@ async def _until_signal(program: Callable[[], Awaitable[None]]) -> int:
     return 0
 
 
-def _end_by_force_later() -> None:
-    """Kill what is left of this run if the polite ending takes longer than it may."""
-
-    def end() -> None:
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        os._exit(130)
-
-    timer = threading.Timer(_ENDING_LIMIT_S, end)
-    timer.daemon = True
-    timer.start()
+def _end_by_force() -> None:
+    """Kill all that this run has started, and this process."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    os._exit(130)

@@ -2,18 +2,55 @@
 
 import asyncio
 import logging
+import re
 import socket
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from actors.fingerprint import check_arrival
 from actors.placement import weight_backend
-from rlpost.errors import ActorError, DeadlineError
+from rlpost.errors import ActorError, ConfigError, DeadlineError
 from rlpost.schema import RunConfig
 from rlpost.types import Group, Prompt, Sampling, Trajectory
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say why vLLM's engine, a process of its own, died: its last words are in our log file."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError:
+        raise ActorError(f"vLLM's engine died: {_last_words()}") from None
+
+
+def _last_words() -> str:
+    """Return the last error that this process and its children wrote to stderr."""
+    path = Path("/proc/self/fd/2").readlink()
+    errors: list[str] = []
+    if path.is_file():
+        written = path.read_text(errors="replace")
+        errors = re.findall(r"^(?:.*\] )?(\w*(?:Error|Exception): .+)$", written, re.MULTILINE)
+    said = [line for line in errors if "EngineDeadError" not in line]
+    cause = said[-1] if said else "it said nothing, as when it is killed or memory runs out"
+    return f"{cause} (log: {path})"
+
+
+def _check_head_size(head_size: int) -> None:
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    possible = CPUAttentionBackend.get_supported_head_sizes()
+    if head_size not in possible:
+        raise ConfigError(
+            f"the model's attention heads have size {head_size} and vLLM's CPU attention has "
+            f"{possible}: use another model, or a GPU with rollout.num_gpus=1"
+        )
 
 
 class RolloutWorker:
@@ -79,7 +116,10 @@ class RolloutWorker:
             arguments["gpu_memory_utilization"] = rollout.gpu_memory_utilization
         if rollout.tensor_parallel_size == 1:
             arguments["distributed_executor_backend"] = "uni"
-        self.engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        plan = AsyncEngineArgs(**arguments).create_engine_config()
+        if rollout.num_gpus == 0:
+            _check_head_size(plan.model_config.get_head_size())
+        self.engine = AsyncLLM.from_vllm_config(plan)
 
     async def generate(self, prompt: Prompt, group_size: int, sampling: Sampling) -> Group:
         """Sample one group from the current weights.
@@ -99,7 +139,8 @@ class RolloutWorker:
         self.in_flight += 1
         try:
             version = self.version
-            output = await self._sample(prompt, group_size, sampling)
+            with _explained():
+                output = await self._sample(prompt, group_size, sampling)
             assert version == self.version, "weights changed under a request in flight"
         finally:
             self.in_flight -= 1
@@ -160,8 +201,9 @@ class RolloutWorker:
     async def start_weight_update(self) -> None:
         """Stop serving and prepare vLLM for new weights."""
         self.serving.clear()
-        await self.engine.pause_generation(mode="wait", clear_cache=True)
-        await self.engine.start_weight_update()
+        with _explained():
+            await self.engine.pause_generation(mode="wait", clear_cache=True)
+            await self.engine.start_weight_update()
 
     async def update_weights(self, update_info: Mapping[str, Any], buffer: Any = None) -> None:
         """Hand one bucket to vLLM; `buffer` holds its bytes if the learner is on another host."""
@@ -175,7 +217,8 @@ class RolloutWorker:
             self.memory.write_bytes(memoryview(buffer))
             info["path"] = self.memory.path
         request = WeightTransferUpdateRequest(update_info=info)
-        await self.engine.update_weights(request)
+        with _explained():
+            await self.engine.update_weights(request)
 
     async def finish_weight_update(self, version: int, fingerprints: Mapping[str, int]) -> None:
         """Prove the weights that arrived, then serve them.
@@ -183,11 +226,12 @@ class RolloutWorker:
         Raises:
             WeightSyncError: a tensor is missing, or is not the one that was sent.
         """
-        await self.engine.finish_weight_update(str(version))
-        for arrived in await self.engine.collective_rpc("weight_fingerprints"):
-            check_arrival(f"{self.name} on {self.host()}", version, fingerprints, arrived)
-        self.version = version
-        await self.engine.resume_generation()
+        with _explained():
+            await self.engine.finish_weight_update(str(version))
+            for arrived in await self.engine.collective_rpc("weight_fingerprints"):
+                check_arrival(f"{self.name} on {self.host()}", version, fingerprints, arrived)
+            self.version = version
+            await self.engine.resume_generation()
         self.serving.set()
 
     async def close(self) -> None:

@@ -9,6 +9,7 @@ from rlpost.errors import ConfigError
 from rlpost.schema import Offload, Reduction, RunConfig, WeightBackend
 
 Problems = Iterator[str]
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # vLLM 0.32
 
 
 def check(config: RunConfig) -> None:
@@ -116,6 +117,13 @@ def _model(config: RunConfig) -> Problems:
         yield (
             f"model.scratch.num_heads={scratch.num_heads} must be divisible by "
             f"model.scratch.num_kv_heads={scratch.num_kv_heads}"
+        )
+    size = scratch.hidden_size // scratch.num_heads
+    if path is None and config.rollout.num_gpus == 0 and size not in CPU_HEAD_SIZES:
+        yield (
+            f"model.scratch.hidden_size={scratch.hidden_size} / model.scratch.num_heads="
+            f"{scratch.num_heads} = {size} and vLLM's CPU attention has {CPU_HEAD_SIZES}: change "
+            "either"
         )
     if lora.rank < 0:
         yield f"model.lora.rank must be 0 (train all weights) or more, got {lora.rank}"

@@ -14,7 +14,7 @@ from rlpost.models import prepare_model
 from rlpost.types import Trajectory
 
 TINY = (
-    "model.scratch={num_layers: 2, hidden_size: 32, intermediate_size: 64, num_heads: 2, "
+    "model.scratch={num_layers: 2, hidden_size: 64, intermediate_size: 64, num_heads: 2, "
     "num_kv_heads: 1}"
 )
 SHAPES = [(stage, ranks) for stage in (0, 1, 2, 3) for ranks in (1, 2)]

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -102,20 +103,27 @@ def test_gsm8k_runs_through_every_actor(ray_session, cpus, metrics, tmp_path):
     assert all(line["mismatch/logprob_gap_mean"] < 1e-5 for line in lines[1:])
 
 
+def actors_of(process: subprocess.Popen) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if "ray::RolloutWorker" in " ".join(child.cmdline())]
+
+
 def test_sigterm_ends_everything(tmp_path):
-    process = subprocess.Popen(
-        [str(RLPOST), "train", "recipe=quickstart", f"run_dir={tmp_path}", "ray.num_cpus=2"],
-        cwd=REPOSITORY,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
-    deadline = time.monotonic() + LIMIT_S
-    for line in process.stderr:
-        if "starting Ray" in line or time.monotonic() > deadline:
-            break
-    time.sleep(30)  # the actors are there, and vLLM is loading
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=15)
-    assert process.returncode == 130
-    assert "SIGTERM: ending all actors" in errors
+    with (tmp_path / "stderr.txt").open("w+") as errors:
+        process = subprocess.Popen(
+            [str(RLPOST), "train", "recipe=quickstart", f"run_dir={tmp_path}", "ray.num_cpus=2"],
+            cwd=REPOSITORY,
+            stderr=errors,
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + LIMIT_S
+        while process.poll() is None and not actors_of(process):
+            assert time.monotonic() < deadline, "no rollout worker came"
+            time.sleep(0.5)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(timeout=15)
+        errors.seek(0)
+        assert "SIGTERM: ending all actors" in errors.read()
+        assert code == 130
+    assert not psutil.wait_procs(children, timeout=2)[1]

@@ -25,6 +25,7 @@ BAD = {
     "few positions": (["model.scratch.max_position_embeddings=16"], "max_position_embeddings=16"),
     "no such stage": (["learner.zero_stage=4"], "learner.zero_stage must be 0, 1, 2 or 3"),
     "offload without stage": (["learner.offload_parameters=cpu"], "needs learner.zero_stage=3"),
+    "small heads": (["model.scratch.num_heads=10", "model.scratch.num_kv_heads=10"], "= 16 and"),
     "odd heads": (["model.scratch.num_heads=3"], "must be divisible"),
     "nccl on CPU": (["weights.backend=nccl"], "needs GPUs"),
     "more ranks than cores": (["ray.num_cpus=2", "learner.num_ranks=4"], "4 learner x 0.8"),

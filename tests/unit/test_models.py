@@ -15,7 +15,7 @@ from rlpost.models import load_policy, load_tokenizer, prepare_model, save_polic
 from rlpost.tasks.interface import Item, Renderer
 
 TINY = (
-    "model.scratch={num_layers: 2, hidden_size: 16, intermediate_size: 32, "
+    "model.scratch={num_layers: 2, hidden_size: 64, intermediate_size: 32, "
     "num_heads: 2, num_kv_heads: 1}"
 )
 TOKENIZER = character_tokenizer()
