@@ -1,4 +1,4 @@
-"""The quick start's task: two splits that share nothing, and demonstrations that are often wrong."""
+"""The quick start's task: splits that share nothing, and demonstrations that are often wrong."""
 
 import pytest
 
