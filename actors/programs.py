@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -15,6 +17,7 @@ from actors.handles import LearnerGroup
 from actors.launch import Cast, run, running
 from rlpost.atomic import atomic_folder, write_text
 from rlpost.batching import BatchPlan, Sample, build_batches
+from rlpost.config import recipe_name
 from rlpost.console import Console
 from rlpost.controller import Controller, Parts
 from rlpost.errors import ConfigError
@@ -228,7 +231,11 @@ def _summary(config: RunConfig, history: Sequence[dict[str, float]]) -> str:
             f"held-out accuracy on {config.eval.num_prompts} problems never trained on: "
             f"{first:.1%} -> {last:.1%} in {len(history) - 1} steps",
         )
-    lines.append(f"try next: rlpost eval {config.run_dir}/export, or another objective=holder")
+    command = os.path.relpath(Path(sys.executable).with_name("rlpost"))
+    other = "holder" if config.objective.name != "holder" else "clip"
+    lines.append(f"try next: {command} train recipe={recipe_name()} objective={other}")
+    if config.checkpoint.export_at_end:
+        lines.append(f"      or: {command} eval {config.run_dir}/export recipe={recipe_name()}")
     return "\n".join(lines)
 
 

@@ -76,6 +76,11 @@ def convert(composed: DictConfig) -> RunConfig:
     return config
 
 
+def recipe_name() -> str:
+    """Return the name of the recipe that was composed last in this process."""
+    return HydraConfig.get().runtime.choices["recipe"] or "quickstart"
+
+
 def _typed(objective: str) -> DictConfig:
     """Return the schema with the chosen objective's own fields; Hydra's result has lost both."""
     return OmegaConf.structured(RunConfig(objective=objective_configs[objective]()))
