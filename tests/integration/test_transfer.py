@@ -146,5 +146,6 @@ def test_one_flipped_element_is_refused_by_name(seen):
 
 def test_a_killed_engine_is_named_with_its_node_and_cause(seen):
     assert seen["death"].startswith("rollout-0 on node ")
-    assert "Engine" in seen["death"]
+    assert "vLLM's engine died" in seen["death"]
+    assert "log: " in seen["death"]
     assert seen["ended_s"] < 15

@@ -21,7 +21,7 @@ BAD = {
     "negative KL": (["kl_coef=-1"], "kl_coef must be 0 or more"),
     "greedy training": (["sampling.temperature=0"], "sampling.temperature must be positive"),
     "biased sampling": (["sampling.top_p=0.9"], "allow_biased"),
-    "short context": (["rollout.max_model_len=20"], "rollout.max_model_len=20 is shorter"),
+    "short context": (["rollout.max_model_len=19"], "rollout.max_model_len=19 is shorter"),
     "few positions": (["model.scratch.max_position_embeddings=16"], "max_position_embeddings=16"),
     "no such stage": (["learner.zero_stage=4"], "learner.zero_stage must be 0, 1, 2 or 3"),
     "offload without stage": (["learner.offload_parameters=cpu"], "needs learner.zero_stage=3"),

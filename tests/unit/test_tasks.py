@@ -123,7 +123,7 @@ def test_a_bad_json_line_is_named(tmp_path):
 
 
 def test_an_unknown_generator_is_refused():
-    config = load("quickstart", ["task.name=no_such_thing"])
+    config = load("quickstart", ["task=reasoning_gym", "task.name=no_such_thing"])
     with pytest.raises(ConfigError, match="no_such_thing"):
         build_source(config).held_out(1)
 
