@@ -17,14 +17,25 @@ def largest(
 
     Args:
         split: "train" or "eval"; no question is in both.
-        num_digits: how many digits a question has.
+        num_digits: how many digits a question has; the largest is any of 1 to 9, equally often.
         num_train: questions of the training split.
         num_eval: questions of the evaluation split.
         given_up: the share of worked answers that are "?", from 0 to 1.
     """
+    if num_train + num_eval > 10 ** (num_digits - 1):
+        raise ValueError(
+            f"num_train={num_train} + num_eval={num_eval} must be at most "
+            f"{10 ** (num_digits - 1)} with num_digits={num_digits}: raise num_digits"
+        )
     rng = random.Random(0)
-    numbers = rng.sample(range(10**num_digits), num_train + num_eval)
-    for number in numbers[:num_eval] if split == "eval" else numbers[num_eval:]:
-        digits = f"{number:0{num_digits}d}"
-        worked = GIVEN_UP if rng.random() < given_up else max(digits)
-        yield {"question": " ".join(digits), "answer": max(digits), "worked_answer": worked}
+    questions: dict[str, None] = {}
+    while len(questions) < num_train + num_eval:
+        # Were all digits drawn alike, 9 would be right so often that a policy stops at that.
+        top = rng.randint(1, 9)
+        digits = [top, *(rng.randint(0, top) for _ in range(num_digits - 1))]
+        rng.shuffle(digits)
+        questions[" ".join(map(str, digits))] = None
+    for question in list(questions)[:num_eval] if split == "eval" else list(questions)[num_eval:]:
+        answer = max(question)
+        worked = GIVEN_UP if rng.random() < given_up else answer
+        yield {"question": question, "answer": answer, "worked_answer": worked}

@@ -1,12 +1,14 @@
 """The quick start's task: splits that share nothing, and demonstrations that often give up."""
 
+from collections import Counter
+
 import pytest
 
 from rlpost.config import load
 from rlpost.tasks.build import build_source
 from rlpost.tasks.digits import GIVEN_UP, largest
 
-SIZES = {"num_digits": 3, "num_train": 700, "num_eval": 300}
+SIZES = {"num_digits": 4, "num_train": 700, "num_eval": 300}
 
 
 def test_the_splits_share_no_question_and_have_no_double():
@@ -26,6 +28,12 @@ def test_worked_answers_are_the_largest_digit_or_give_up_as_often_as_asked(given
         assert item["worked_answer"] in (item["answer"], GIVEN_UP)
     share = sum(item["worked_answer"] == GIVEN_UP for item in items) / len(items)
     assert share == pytest.approx(given_up, abs=0.06)
+
+
+def test_no_answer_is_much_more_common_than_another():
+    counts = Counter(item["answer"] for item in largest("train", given_up=0.5, **SIZES))
+    assert set(counts) == set("123456789")
+    assert max(counts.values()) / 700 < 0.2
 
 
 def test_the_quick_start_has_held_out_questions_enough():
