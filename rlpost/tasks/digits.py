@@ -35,7 +35,8 @@ def largest(
         digits = [top, *(rng.randint(0, top) for _ in range(num_digits - 1))]
         rng.shuffle(digits)
         questions[" ".join(map(str, digits))] = None
-    for question in list(questions)[:num_eval] if split == "eval" else list(questions)[num_eval:]:
+    chosen = list(questions)
+    for question in chosen[:num_eval] if split == "eval" else chosen[num_eval:]:
         answer = max(question)
         worked = GIVEN_UP if rng.random() < given_up else answer
         yield {"question": question, "answer": answer, "worked_answer": worked}

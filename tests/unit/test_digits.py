@@ -30,6 +30,11 @@ def test_worked_answers_are_the_largest_digit_or_give_up_as_often_as_asked(given
     assert share == pytest.approx(given_up, abs=0.06)
 
 
+def test_more_questions_than_there_are_is_refused():
+    with pytest.raises(ValueError, match="raise num_digits"):
+        list(largest("train", num_digits=2, num_train=700, num_eval=300, given_up=0.5))
+
+
 def test_no_answer_is_much_more_common_than_another():
     counts = Counter(item["answer"] for item in largest("train", given_up=0.5, **SIZES))
     assert set(counts) == set("123456789")
