@@ -21,7 +21,7 @@ _EPILOG = """examples:
   rlpost doctor
 
 Overrides are Hydra's: field=value, group=option (recipe, task, objective), and Hydra's own options
-(--cfg job, --multirun, --info, --shell-completion). `rlpost train --cfg job` shows every field.
+(--cfg job, --multirun, --info). `rlpost train --cfg job` shows every field.
 """
 
 _COMMANDS = {
