@@ -17,7 +17,8 @@ def largest(
 
     Args:
         split: "train" or "eval"; no question is in both.
-        num_digits: how many digits a question has; the largest is any of 1 to 9, equally often.
+        num_digits: how many digits a question has; the largest is any of 1 to 9, about equally
+            often while there are questions left that have it.
         num_train: questions of the training split.
         num_eval: questions of the evaluation split.
         given_up: the share of worked answers that are "?", from 0 to 1.
@@ -36,6 +37,7 @@ def largest(
         rng.shuffle(digits)
         questions[" ".join(map(str, digits))] = None
     chosen = list(questions)
+    rng.shuffle(chosen)  # questions with a small largest digit run out: those drawn first have more
     for question in chosen[:num_eval] if split == "eval" else chosen[num_eval:]:
         answer = max(question)
         worked = GIVEN_UP if rng.random() < given_up else answer

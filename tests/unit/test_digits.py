@@ -41,6 +41,14 @@ def test_no_answer_is_much_more_common_than_another():
     assert max(counts.values()) / 700 < 0.2
 
 
+def test_rare_answers_are_as_rare_in_both_splits():
+    shares = []
+    for split in ("train", "eval"):
+        answers = [item["answer"] for item in largest(split, given_up=0.5, **SIZES)]
+        shares.append(sum(answer in "12" for answer in answers) / len(answers))
+    assert max(shares) < 2 * min(shares)
+
+
 def test_the_quick_start_has_held_out_questions_enough():
     config = load("quickstart", ["ray.num_cpus=2"])
     held_out = build_source(config).held_out(config.eval.num_prompts)
