@@ -35,7 +35,7 @@ def largest(
         top = rng.randint(1, 9)
         digits = [top, *(rng.randint(0, top) for _ in range(num_digits - 1))]
         rng.shuffle(digits)
-        questions[" ".join(map(str, digits))] = None
+        questions["".join(map(str, digits))] = None
     chosen = list(questions)
     rng.shuffle(chosen)  # questions with a small largest digit run out: those drawn first have more
     for question in chosen[:num_eval] if split == "eval" else chosen[num_eval:]:
