@@ -36,10 +36,13 @@ def _weighted(sums: Tensor) -> int:
     return int((sums * odd).sum().item())
 
 
-def check_arrival(
-    where: str, version: int, sent: Mapping[str, int], arrived: Mapping[str, int]
-) -> None:
+def check_arrival(weights: str, sent: Mapping[str, int], arrived: Mapping[str, int]) -> None:
     """Compare the fingerprints of what was sent and of what was loaded.
+
+    Args:
+        weights: which weights, and where; the message begins with it.
+        sent: fingerprints by name, of the learner.
+        arrived: likewise of the vLLM process; it may hold more.
 
     Raises:
         WeightSyncError: a tensor is missing, or is not the one that was sent.
@@ -50,6 +53,6 @@ def check_arrival(
         what = [f"{name} never arrived" for name in missing[:3]]
         what += [f"{name} arrived altered" for name in unequal[:3]]
         raise WeightSyncError(
-            f"weights of version {version} in {where}: {'; '.join(what)} ({len(missing)} missing, "
+            f"{weights}: {'; '.join(what)} ({len(missing)} missing, "
             f"{len(unequal)} altered of {len(sent)} tensors); this worker serves nothing"
         )

@@ -1,18 +1,22 @@
 """Ray handles as the controller's roles: spread load, put limits on waiting, name who failed."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray.exceptions import RayActorError, RayTaskError
 
+from actors.failures import told
 from actors.publish import Receiver
-from rlpost.errors import ActorError, DeadlineError, RlpostError
+from rlpost.batching import RankBatch
+from rlpost.errors import DeadlineError
 from rlpost.learning import Phase
 from rlpost.metrics import Metrics, merged
-from rlpost.types import Group, Prompt, RankBatch, Sampling, Trajectory, Verdict
+from rlpost.types import Group, Prompt, Sampling, Trajectory, Verdict
+
+_NEWS_OF_A_DEATH_S = 3.0  # Ray may tell of it later than the ranks that lost their peer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,26 +41,15 @@ class Actor:
                 return await asyncio.wrap_future(reference.future())
         except TimeoutError:
             raise DeadlineError(
-                f"{self.name} on node {self.node} did not finish {verb} within {timeout_s:g} s"
+                f"{self.place} did not finish {verb} within {timeout_s:g} s"
             ) from None
-        except RayActorError as error:
-            raise ActorError(
-                f"{self.name} on node {self.node} died during {verb}: {_first_line(error)}"
-            ) from error
-        except RayTaskError as error:
-            raise self._translated(verb, error) from error
+        except (RayActorError, RayTaskError) as error:
+            raise told(self.place, verb, error) from error
 
-    def _translated(self, verb: str, error: RayTaskError) -> RlpostError:
-        cause = error.cause
-        kind = type(cause) if isinstance(cause, RlpostError) else ActorError
-        what = str(cause) if isinstance(cause, RlpostError) else f"{type(cause).__name__}: {cause}"
-        return kind(f"{self.name} on node {self.node} failed in {verb}: {what}")
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    detail = [line for line in lines if "exit" in line.lower() or "killed" in line.lower()]
-    return (detail or lines or [type(error).__name__])[0]
+    @property
+    def place(self) -> str:
+        """The actor and its node, as messages name them."""
+        return f"{self.name} on node {self.node}"
 
 
 class RolloutPool:
@@ -86,7 +79,7 @@ class RolloutPool:
 
     def receivers(self) -> list[Receiver]:
         """Return the workers as the learner's weight transfer addresses them."""
-        return [Receiver(name=a.name, node=a.node_id, handle=a.handle) for a in self.actors]
+        return [Receiver(place=a.place, node=a.node_id, handle=a.handle) for a in self.actors]
 
 
 class RewardPool:
@@ -117,6 +110,25 @@ class ReferenceHandle:
         return await self.actor.call("logprobs", trajectories, timeout_s=self.timeout_s)
 
 
+async def _together(calls: Iterable[Awaitable[Any]]) -> list[Any]:
+    """Await one call of each rank; of several failures, raise the one that explains the others.
+
+    A rank that dies makes the others fail in whatever they do together, and they may say so first.
+    """
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        if any(task.done() and task.exception() for task in tasks):
+            await asyncio.wait(tasks, timeout=_NEWS_OF_A_DEATH_S)
+            failures = [error for t in tasks if t.done() and (error := t.exception())]
+            deaths = [error for error in failures if isinstance(error.__cause__, RayActorError)]
+            raise (deaths or failures)[0]
+        return [task.result() for task in tasks]
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
 class LearnerGroup:
     """The learner ranks as one `Learner`; every verb runs on all ranks at once."""
 
@@ -127,8 +139,8 @@ class LearnerGroup:
 
     async def _all(self, verb: str, *arguments: Any, timeout_s: float | None = None) -> list[Any]:
         limit_s = timeout_s or self.timeout_s
-        return await asyncio.gather(
-            *(actor.call(verb, *arguments, timeout_s=limit_s) for actor in self.actors)
+        return await _together(
+            actor.call(verb, *arguments, timeout_s=limit_s) for actor in self.actors
         )
 
     async def connect(self, timeout_s: float) -> None:
@@ -146,11 +158,11 @@ class LearnerGroup:
 
     async def update(self, batches: Sequence[RankBatch], step: int) -> Metrics:
         """Train on one step's batch, one `RankBatch` a rank."""
-        calls = [
+        calls = (
             actor.call("update", batch, step, timeout_s=self.timeout_s)
             for actor, batch in zip(self.actors, batches, strict=True)
-        ]
-        return merged(await asyncio.gather(*calls))
+        )
+        return merged(await _together(calls))
 
     async def publish(self, version: int) -> Mapping[str, float]:
         """Put the current weights into every rollout worker, proved."""

@@ -4,17 +4,14 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
-import sys
-import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 
+from actors.ending import Ending
 from actors.handles import Actor, LearnerGroup, ReferenceHandle, RewardPool, RolloutPool
 from actors.learner import LearnerRank
 from actors.placement import Seat, reserve, seats, strategy
@@ -38,14 +35,12 @@ _RAY_ENVIRONMENT = {
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
 }
-_ENDING_LIMIT_S = 12.0  # after a signal, for everything that this run has started
 _KINDS = {
     "learner": LearnerRank,
     "rollout": RolloutWorker,
     "reference": ReferencePolicy,
     "reward": RewardWorker,
 }
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _OVERLAPPING = ("rollout", "reward")  # these serve many calls at once
 
 
@@ -194,60 +189,23 @@ async def running(config: RunConfig, roles: tuple[str, ...]) -> AsyncGenerator[C
         await asyncio.shield(cast.close())
 
 
-def run(config: RunConfig, program: Callable[[], Awaitable[None]]) -> int:
-    """Run an async program on Ray; SIGINT and SIGTERM cancel it and end all actors.
+def run(config: RunConfig, ending: Ending, program: Callable[[], Awaitable[None]]) -> int:
+    """Run an async program on Ray; a signal cancels it and ends all actors.
 
     Returns the exit code: 0, or 130 after a signal.
     """
-    with _ending_at_once(), ray_runtime(config):
-        return asyncio.run(_until_signal(program))
+    with ray_runtime(config):
+        return asyncio.run(_until(ending, program))
 
 
-@contextmanager
-def _ending_at_once() -> Iterator[None]:
-    """Let a signal that comes while Ray starts, with nothing to lose yet, end the run there."""
-
-    def end(number: int, _frame: object) -> None:
-        sys.stderr.write(f"\n{signal.Signals(number).name}: ending\n")
-        _end_by_force()
-
-    before = {number: signal.signal(number, end) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-async def _until_signal(program: Callable[[], Awaitable[None]]) -> int:
+async def _until(ending: Ending, program: Callable[[], Awaitable[None]]) -> int:
     task = asyncio.ensure_future(program())
     loop = asyncio.get_running_loop()
-    signals: list[str] = []
-
-    def stop(number: signal.Signals) -> None:
-        # Only the first counts: another one must not interrupt the ending itself.
-        if not signals:
-            signals.append(number.name)
-            sys.stderr.write(f"\n{number.name}: ending all actors\n")
-            timer = threading.Timer(_ENDING_LIMIT_S, _end_by_force)
-            timer.daemon = True
-            timer.start()
-            task.cancel()
-
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, stop, number)
+    ending.cancels(lambda: loop.call_soon_threadsafe(task.cancel))
     try:
         await task
     except asyncio.CancelledError:
-        if not signals:
+        if ending.signal is None:
             raise
         return 130
     return 0
-
-
-def _end_by_force() -> None:
-    """Kill all that this run has started, and this process."""
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    os._exit(130)

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from actors.placement import weight_backend
-from actors.policy_source import PolicySource
-from actors.publish import Receiver, RolloutClient, make_sender, publish
+from actors.policy_source import Part, PolicySource
+from actors.publish import Receiver, RolloutClient, ShmSender, make_sender, publish
+from rlpost.batching import MicroBatch, RankBatch
 from rlpost.learning import Phase, TokenPolicy, mismatch_metrics, policy_loss
 from rlpost.metrics import Metrics
 from rlpost.models import load_policy, load_tokenizer, save_policy
 from rlpost.objectives import build_from
 from rlpost.schema import LearnerConfig, Offload, RunConfig
-from rlpost.types import MicroBatch, RankBatch
 
 log = logging.getLogger(__name__)
 
@@ -180,11 +180,25 @@ class LearnerRank:
         """Open the way to the rollout workers."""
         import ray
 
-        source = PolicySource(self.policy, self.config.weights.bucket_mib * 2**20)
+        part = Part.adapter if self.config.model.lora.by_itself else Part.merged
+        source = self._source(part)
         node = ray.get_runtime_context().get_node_id()
         self.client = RolloutClient(receivers, source, node, self.config.weights.timeout_s)
+        if part is Part.adapter:
+            self.sender = ShmSender(source, self.client, self.rank, self._adapted())
+            return
         backend = weight_backend(self.config)
         self.sender = make_sender(backend, source, self.client, self.rank, num_vllm_ranks)
+
+    def _source(self, part: Part = Part.merged) -> PolicySource:
+        return PolicySource(self.policy, self.config.weights.bucket_mib * 2**20, part)
+
+    def _adapted(self) -> dict[str, Any]:
+        """Return what proves to vLLM that it holds the weights that the adapter was made for."""
+        base = self._source(Part.base)
+        for _ in base.iter_groups():
+            pass
+        return {"dtype_name": self.config.model.dtype.value, "base": base.fingerprints}
 
     def publish(self, version: int) -> dict[str, float]:
         """Put the present weights into every rollout worker, proved."""
@@ -197,7 +211,7 @@ class LearnerRank:
 
     def export(self, folder: str) -> None:
         """Write the policy, merged and whole, as a transformers folder; rank 0 writes."""
-        source = PolicySource(self.policy, self.config.weights.bucket_mib * 2**20)
+        source = self._source()
         state: dict[str, Tensor] = {}
         for names, tensors in source.iter_groups():
             if self.rank == 0:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -26,18 +27,27 @@ class _Entry:
     materialise: Callable[[], Tensor]
 
 
+class Part(StrEnum):
+    """What a source streams of a LoRA policy; of any other, `merged` is everything."""
+
+    merged = "merged"
+    adapter = "adapter"
+    base = "base"
+
+
 class PolicySource:
     """Streams a policy's weights, gathering ZeRO-3 shards bucket by bucket.
 
     It has the methods of vLLM's `WeightSource` and does not inherit from it, because importing
     vLLM costs a CPU learner half a minute. Every rank must iterate in lockstep: gathering is a
-    collective. Iterating fills `fingerprints`. LoRA layers are sent merged.
+    collective. Iterating fills `fingerprints`. `part` says what of a LoRA policy is meant: it all,
+    its adapter merged into it, or the adapter alone, or the weights that it adapts.
     """
 
-    def __init__(self, model: Any, bucket_bytes: int) -> None:
+    def __init__(self, model: Any, bucket_bytes: int, part: Part = Part.merged) -> None:
         self.bucket_bytes = bucket_bytes
         self.fingerprints: dict[str, int] = {}
-        self._entries = list(_entries(model))
+        self._entries = list(_entries(model, part))
 
     def metadata(self) -> list[TensorMeta]:
         """Return what iteration will yield, in order, without gathering anything."""
@@ -94,16 +104,19 @@ def _full_shape(parameter: Tensor) -> tuple[int, ...]:
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
-def _entries(model: Any) -> Iterator[_Entry]:
+def _entries(model: Any, part: Part) -> Iterator[_Entry]:
     adapted = {name: module for name, module in model.named_modules() if _is_lora(module)}
     for name, parameter in model.named_parameters():
         owner = next((key for key in adapted if name.startswith(f"{key}.")), None)
-        if owner is None:
-            yield _plain(name, parameter)
-        elif name == f"{owner}.base_layer.weight":
+        in_adapter = owner is not None and not name.startswith(f"{owner}.base_layer.")
+        if in_adapter != (part is Part.adapter):
+            continue
+        if in_adapter:
+            yield _plain(name.replace(".default.", "."), parameter)
+        elif part is Part.merged and name == f"{owner}.base_layer.weight":
             yield _merged(f"{owner}.weight", adapted[owner])
-        elif name.startswith(f"{owner}.base_layer."):
-            yield _plain(name.replace(".base_layer", ""), parameter)
+        else:
+            yield _plain(name.replace(".base_layer.", "."), parameter)
 
 
 def _is_lora(module: Any) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from actors.ending import Ending
 from actors.handles import LearnerGroup
 from actors.launch import Cast, run, running
 from rlpost.atomic import atomic_folder, write_text
@@ -93,9 +94,9 @@ def _on_ray(
 ) -> int:
     """Run a program on Ray and return the exit code; task and model are prepared meanwhile."""
     log.info("starting Ray, vLLM, DeepSpeed and the verifiers: a minute or two on a small machine")
-    with ThreadPoolExecutor(1) as pool:
+    with Ending() as ending, ThreadPoolExecutor(1) as pool:
         preparing = pool.submit(Workshop, config)
-        return run(config, lambda: program(config, asyncio.wrap_future(preparing)))
+        return run(config, ending, lambda: program(config, asyncio.wrap_future(preparing)))
 
 
 def train(config: RunConfig) -> int:
@@ -124,15 +125,22 @@ async def _controller(
 ) -> Controller:
     """Start all roles, the rollout workers while the learner warm-starts."""
     config = workshop.config
-    starting = asyncio.gather(cast.rollouts(workshop.model_folder), cast.rewards())
+    # Any model of the policy's shape serves vLLM to start with, unless adapters alone will follow.
+    at_once = not (config.model.lora.by_itself and config.warmstart.steps)
+    early = asyncio.ensure_future(cast.rollouts(workshop.model_folder)) if at_once else None
+    verifying = asyncio.ensure_future(cast.rewards())
     try:
         learner = await cast.learners()
         folder = await _prepare_policy(workshop, learner, view)
         reference = await cast.reference(folder)
         await learner.load(folder, training_phase(config), config.learner.start_timeout_s)
-        rollouts, rewards = await starting
+        rewards = await verifying
+        rollouts = await (early or cast.rollouts(folder))
     except BaseException:
-        starting.cancel()
+        started = [task for task in (early, verifying) if task]
+        for task in started:
+            task.cancel()
+        await asyncio.gather(*started, return_exceptions=True)
         raise
     num_vllm_ranks = config.rollout.num_workers * config.rollout.tensor_parallel_size
     await learner.attach(rollouts, num_vllm_ranks, config.weights.timeout_s)

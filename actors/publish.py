@@ -8,8 +8,10 @@ from typing import Any, Protocol
 
 import ray
 import torch
+from ray.exceptions import RayActorError, RayTaskError
 from torch import Tensor
 
+from actors.failures import told
 from actors.policy_source import PolicySource
 from rlpost.errors import DeadlineError
 
@@ -24,9 +26,9 @@ class Sender(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receiver:
-    """A rollout worker as the learner sees it."""
+    """A rollout worker as the learner sees it: what messages call it, its node's id, its handle."""
 
-    name: str
+    place: str
     node: str
     handle: Any
 
@@ -86,9 +88,13 @@ class RolloutClient:
 
     def _wait(self, verb: str, calls: list[Any]) -> None:
         done, late = ray.wait(calls, num_returns=len(calls), timeout=self.timeout_s)
-        ray.get(done)
+        for receiver, call in zip(self.receivers, calls, strict=True):
+            try:
+                ray.get([call] if call in done else [])
+            except (RayActorError, RayTaskError) as error:
+                raise told(receiver.place, verb, error) from error
         if late:
-            names = [r.name for r, call in zip(self.receivers, calls, strict=True) if call in late]
+            names = [r.place for r, call in zip(self.receivers, calls, strict=True) if call in late]
             raise DeadlineError(
                 f"weight transfer: {', '.join(names)} did not finish {verb} within "
                 f"weights.timeout_s={self.timeout_s:g}"
@@ -102,13 +108,18 @@ class ShmSender:
     killed learner leaves nothing behind. It is allocated once and used for every update.
     """
 
-    def __init__(self, source: PolicySource, client: RolloutClient, *, is_sender: bool) -> None:
+    def __init__(
+        self,
+        source: PolicySource,
+        client: RolloutClient,
+        rank: int,
+        init_info: Mapping[str, Any] | None = None,
+    ) -> None:
         self.source = source
         self.client = client
-        self.is_sender = is_sender
-        self._memory = SharedMemory() if is_sender else None
-        if is_sender:
-            client.init_weight_transfer_engine({})
+        self._memory = SharedMemory() if rank == 0 else None
+        if rank == 0:
+            client.init_weight_transfer_engine(init_info or {})
 
     def send_weights(self) -> None:
         """Run one whole update; ranks that do not send join the gathering only."""
@@ -170,7 +181,7 @@ def make_sender(
 ) -> Sender:
     """Return the sender of a backend; vLLM's own senders do `nccl` and `ipc`."""
     if backend == "shm":
-        return ShmSender(source, client, is_sender=rank == 0)
+        return ShmSender(source, client, rank)
     from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
     info = _nccl_info(rank, num_vllm_ranks) if backend == "nccl" else _ipc_info(rank)

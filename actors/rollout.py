@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.fingerprint import check_arrival
+from actors.intake import Intake, adapter_arguments, make_intake
 from actors.placement import weight_backend
 from rlpost.errors import ActorError, ConfigError, DeadlineError
 from rlpost.schema import RunConfig
@@ -72,11 +73,13 @@ class RolloutWorker:
         self.serving = asyncio.Event()
         self.in_flight = 0
         self.engine: Any = None
+        self.intake: Intake
         self.memory: Any = None
 
-    def host(self) -> str:
-        """Return the name of the machine that this worker runs on."""
-        return socket.gethostname()
+    @property
+    def where(self) -> str:
+        """This worker and its machine, as messages name them."""
+        return f"{self.name} on {socket.gethostname()}"
 
     async def start(self, model_folder: str) -> None:
         """Load vLLM with the model folder's weights, which only shape it: none is served yet."""
@@ -105,8 +108,8 @@ class RolloutWorker:
             "weight_transfer_config": WeightTransferConfig(
                 backend=engine_name(weight_backend(config))
             ),
-            "worker_extension_cls": "actors.weights.FingerprintReader",
-        }
+            "worker_extension_cls": "actors.weights.WorkerExtension",
+        } | adapter_arguments(config.model.lora)
         if rollout.num_gpus == 0:
             arguments["kv_cache_memory_bytes"] = int(rollout.kv_cache_gib * 2**30)
             # A prompt prefilled in pieces makes vLLM rewind a seeded CPU generator, which cannot.
@@ -120,6 +123,7 @@ class RolloutWorker:
         if rollout.num_gpus == 0:
             _check_head_size(plan.model_config.get_head_size())
         self.engine = AsyncLLM.from_vllm_config(plan)
+        self.intake = make_intake(self.engine, self.where, config)
 
     async def generate(self, prompt: Prompt, group_size: int, sampling: Sampling) -> Group:
         """Sample one group from the current weights.
@@ -163,7 +167,10 @@ class RolloutWorker:
         )
         final = None
         async for output in self.engine.generate(
-            {"prompt_token_ids": list(prompt.token_ids)}, parameters, uuid.uuid4().hex
+            {"prompt_token_ids": list(prompt.token_ids)},
+            parameters,
+            uuid.uuid4().hex,
+            lora_request=self.intake.request(),
         ):
             final = output
         if final is None or len(final.outputs) != group_size:
@@ -193,22 +200,18 @@ class RolloutWorker:
 
     async def init_weight_transfer_engine(self, init_info: Mapping[str, Any]) -> None:
         """Connect vLLM to the learner."""
-        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
-
-        request = WeightTransferInitRequest(init_info=dict(init_info))
-        await self.engine.init_weight_transfer_engine(request)
+        with _explained():
+            await self.intake.connect(init_info)
 
     async def start_weight_update(self) -> None:
         """Stop serving and prepare vLLM for new weights."""
         self.serving.clear()
         with _explained():
             await self.engine.pause_generation(mode="wait", clear_cache=True)
-            await self.engine.start_weight_update()
+            await self.intake.start()
 
     async def update_weights(self, update_info: Mapping[str, Any], buffer: Any = None) -> None:
         """Hand one bucket to vLLM; `buffer` holds its bytes if the learner is on another host."""
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-
         info = dict(update_info)
         if buffer is not None:
             from actors.publish import SharedMemory
@@ -216,9 +219,8 @@ class RolloutWorker:
             self.memory = self.memory or SharedMemory()
             self.memory.write_bytes(memoryview(buffer))
             info["path"] = self.memory.path
-        request = WeightTransferUpdateRequest(update_info=info)
         with _explained():
-            await self.engine.update_weights(request)
+            await self.intake.take(info)
 
     async def finish_weight_update(self, version: int, fingerprints: Mapping[str, int]) -> None:
         """Prove the weights that arrived, then serve them.
@@ -227,9 +229,9 @@ class RolloutWorker:
             WeightSyncError: a tensor is missing, or is not the one that was sent.
         """
         with _explained():
-            await self.engine.finish_weight_update(str(version))
-            for arrived in await self.engine.collective_rpc("weight_fingerprints"):
-                check_arrival(f"{self.name} on {self.host()}", version, fingerprints, arrived)
+            weights = f"weights of version {version} in {self.where}"
+            for arrived in await self.intake.finish(version):
+                check_arrival(weights, fingerprints, arrived)
             self.version = version
             await self.engine.resume_generation()
         self.serving.set()

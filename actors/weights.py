@@ -25,6 +25,7 @@ from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferEngine
 from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
 
 from actors.fingerprint import fingerprint
+from actors.intake import ADAPTER_ID
 
 
 class FingerprintMixin:
@@ -141,14 +142,58 @@ class IpcEngine(FingerprintMixin, IPCWeightTransferEngine):
     """vLLM's `ipc` with fingerprints."""
 
 
-class FingerprintReader:
-    """Extends vLLM's worker by one call, reached through `collective_rpc`."""
+class WorkerExtension:
+    """Extends vLLM's worker by calls that reach it through `collective_rpc`."""
 
     weight_transfer_engine: Any
+    model_runner: Any
+    model_config: Any
+    load_config: Any
 
     def weight_fingerprints(self) -> dict[str, int]:
         """Return the fingerprints of the tensors that the last update loaded."""
         return self.weight_transfer_engine.fingerprints
+
+    def base_fingerprints(self, dtype_name: str) -> dict[str, int]:
+        """Return the fingerprints, in a dtype, of the files that vLLM loaded its model from."""
+        from vllm.model_executor.model_loader import get_model_loader
+
+        loader: Any = get_model_loader(self.load_config)
+        model = self.model_runner.model
+        dtype = getattr(torch, dtype_name)
+        return {
+            name: fingerprint(tensor.to(dtype))
+            for name, tensor in loader.get_all_weights(self.model_config, model)
+        }
+
+    def start_adapter(self) -> None:
+        """Begin a new adapter."""
+        self.adapter: dict[str, Tensor] = {}
+
+    def take_adapter(self, bucket: dict[str, Any]) -> None:
+        """Copy some of its tensors out of shared memory."""
+        self.adapter |= mapped_tensors(ShmUpdateInfo(**bucket))
+
+    def use_adapter(self, settings: dict[str, Any]) -> dict[str, int]:
+        """Put the adapter in the place of the one before, and return its fingerprints."""
+        from vllm.lora.lora_model import LoRAModel
+        from vllm.lora.peft_helper import PEFTHelper
+
+        # Now: vLLM multiplies the scale into these very tensors.
+        arrived = {name: fingerprint(tensor) for name, tensor in self.adapter.items()}
+        held = self.model_runner.lora_manager
+        adapter = LoRAModel.from_lora_tensors(
+            ADAPTER_ID,
+            self.adapter,
+            PEFTHelper.from_dict(settings),
+            device="cpu",
+            dtype=held.lora_config.lora_dtype,
+        )
+        manager = held._adapter_manager  # noqa: SLF001 - vLLM itself only loads adapters from files
+        manager.remove_adapter(ADAPTER_ID)
+        manager.add_adapter(adapter)
+        manager.activate_adapter(ADAPTER_ID)
+        return arrived
 
 
 ENGINES = {"rlpost_shm": ShmEngine, "rlpost_nccl": NcclEngine, "rlpost_ipc": IpcEngine}

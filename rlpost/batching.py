@@ -1,14 +1,58 @@
-"""From trajectories to what each learner rank trains on, normalised over the whole minibatch."""
+"""From trajectories to what each learner rank trains on, normalised over the whole minibatch.
+
+Shapes: B sequences, T tokens of the longest sequence of a batch (prompt and response, padded on
+the right). Every per-token tensor is aligned with `token_ids`: column t speaks of the token at t,
+so `logprobs[b, t] = log pi(token_ids[b, t] | token_ids[b, :t])`, and column 0 is never trained.
+"""
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlpost.reduction import token_weights
-from rlpost.types import MicroBatch, RankBatch, Trajectory
+from rlpost.types import Trajectory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicroBatch:
+    """Sequences that go through the model together.
+
+    `weights` are the tokens' shares in the global mean (see `rlpost.reduction`), so the losses of
+    micro-batches and ranks add. `loss_mask` is True on trained tokens only, and False in column 0.
+    """
+
+    token_ids: Int[Tensor, "B T"]
+    attention_mask: Bool[Tensor, "B T"]
+    loss_mask: Bool[Tensor, "B T"]
+    weights: Float[Tensor, "B T"]
+    advantages: Float[Tensor, "B T"]
+    behavior_logprobs: Float[Tensor, "B T"]
+    ref_logprobs: Float[Tensor, "B T"] | None = None
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same micro-batch on another device."""
+        moved = {
+            name: value.to(device)
+            for name in self.__slots__
+            if isinstance(value := getattr(self, name), Tensor)
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankBatch:
+    """One learner rank's share of a step: `minibatches[u]` are the micro-batches of update u.
+
+    Every rank has the same number of minibatches, and in each the same number of micro-batches:
+    sharded parameters are gathered in lockstep.
+    """
+
+    minibatches: tuple[tuple[MicroBatch, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

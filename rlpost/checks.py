@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rlpost.errors import ConfigError
-from rlpost.schema import Offload, Reduction, RunConfig, WeightBackend
+from rlpost.schema import LoraTransfer, Offload, Reduction, RunConfig, WeightBackend
 
 Problems = Iterator[str]
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # vLLM 0.32
+MAX_ADAPTER_RANK = 512  # vLLM 0.32
 
 
 def check(config: RunConfig) -> None:
@@ -127,8 +128,11 @@ def _model(config: RunConfig) -> Problems:
         )
     if lora.rank < 0:
         yield f"model.lora.rank must be 0 (train all weights) or more, got {lora.rank}"
-    if lora.transfer != "merged":
-        yield f"model.lora.transfer={lora.transfer}: only merged is available"
+    if lora.transfer is LoraTransfer.adapter and not 1 <= lora.rank <= MAX_ADAPTER_RANK:
+        yield (
+            "model.lora.transfer=adapter needs model.lora.rank from 1 to "
+            f"{MAX_ADAPTER_RANK}, got {lora.rank}: set the rank, or use merged"
+        )
 
 
 def _learner(config: RunConfig) -> Problems:

@@ -1,6 +1,7 @@
 """The command `rlpost`; the only file of the core that imports the actors, and that late."""
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -21,7 +22,8 @@ _EPILOG = """examples:
   rlpost doctor
 
 Overrides are Hydra's: field=value, group=option (recipe, task, objective), and Hydra's own options
-(--cfg job, --multirun, --info). `rlpost train --cfg job` shows every field.
+(--cfg job, --multirun, --info). `rlpost train --cfg job` shows every field. Completion with Tab:
+  eval "$(rlpost -sc install=bash)"
 """
 
 _COMMANDS = {
@@ -45,6 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"rlpost: {error}\n")
         return 2 if isinstance(error, ConfigError | DataError) else 1
+    except KeyboardInterrupt:
+        sys.stderr.write("rlpost: interrupted\n")
+        return 130
+    finally:
+        gc.freeze()  # else the interpreter's end searches all modules for garbage, for seconds
 
 
 def _dispatch(words: list[str]) -> int:
@@ -52,6 +59,8 @@ def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         parser.print_help()
         return 0
+    if words[0] in ("-sc", "--shell-completion"):
+        return _complete(words)
     command, rest = words[0], words[1:]
     if command not in _COMMANDS:
         known = ", ".join(_COMMANDS)
@@ -124,6 +133,23 @@ def _with_hydra(words: list[str], run: Callable[[RunConfig], int]) -> int:
     if failures:
         raise failures[0]
     return max(codes, default=0)
+
+
+def _complete(words: list[str]) -> int:
+    """Install Hydra's shell completion or answer it; Hydra does not know of commands."""
+    line = os.environ.get("COMP_LINE", "")
+    if any(word.startswith("query=") for word in words):
+        before, typing = line.split()[1:], ""
+        if before and not line.endswith(" "):
+            typing = before.pop()
+        if not before:
+            sys.stdout.write(" ".join(name for name in _COMMANDS if name.startswith(typing)) + "\n")
+            return 0
+        skipped = {"train": 1, "warmstart": 1, "eval": 2}.get(before[0])
+        if skipped is None or len(before) < skipped:
+            return 0  # the shell then completes file names
+        os.environ["COMP_LINE"] = " ".join(["rlpost", *before[skipped:], typing])
+    return _with_hydra(words, lambda _: 0)
 
 
 def _train(words: list[str]) -> int:

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlpost.batching import MicroBatch
 from rlpost.kl import kl
 from rlpost.logprobs import token_logprobs
 from rlpost.metrics import Metrics
 from rlpost.objective_configs import objective_configs
 from rlpost.objectives import ObjectiveInputs
 from rlpost.schema import LrSchedule, ObjectiveConfig, RunConfig
-from rlpost.types import MicroBatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

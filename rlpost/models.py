@@ -103,10 +103,19 @@ def load_policy(config: RunConfig, folder: str | Path, *, trainable: bool = True
     if config.model.lora.rank:
         model = _with_adapter(model, config)
     if config.model.activation_checkpointing:
-        model.train()
+        model.train()  # transformers checkpoints only then
+        _without_dropout(model)
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
+
+
+def _without_dropout(model: Any) -> None:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.eval()
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
 
 
 def _with_adapter(model: Any, config: RunConfig) -> Any:
@@ -118,7 +127,6 @@ def _with_adapter(model: Any, config: RunConfig) -> Any:
     adapter = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # pyrefly: ignore[bad-argument-type]  # a ratio's part: any number
-        lora_dropout=lora.dropout,
         target_modules=list(lora.target_modules),
     )
     return inject_adapter_in_model(adapter, model)

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from rlpost.batching import RankBatch
 from rlpost.metrics import Metrics
-from rlpost.types import Group, Prompt, RankBatch, Sampling, Trajectory, Verdict
+from rlpost.types import Group, Prompt, Sampling, Trajectory, Verdict
 
 
 class Rollouts(Protocol):

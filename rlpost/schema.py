@@ -72,6 +72,13 @@ class OnTimeout(StrEnum):
     fail = "fail"
 
 
+class LoraTransfer(StrEnum):
+    """What of a LoRA policy goes to the rollout workers: the sums, or the adapter alone."""
+
+    merged = "merged"
+    adapter = "adapter"
+
+
 class Offload(StrEnum):
     """Where DeepSpeed keeps optimiser state or parameters that do not fit the device."""
 
@@ -101,15 +108,19 @@ class ScratchModelConfig:
 
 @dataclass(kw_only=True)
 class LoraConfig:
-    """A LoRA adapter; `rank=0` trains all weights. `transfer` is `merged` or `adapter`."""
+    """A LoRA adapter, without dropout; `rank=0` trains all weights."""
 
     rank: int = 0
     alpha: float = 16.0
-    dropout: float = 0.0
     target_modules: list[str] = field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"]
     )
-    transfer: str = "merged"
+    transfer: LoraTransfer = LoraTransfer.merged
+
+    @property
+    def by_itself(self) -> bool:
+        """Whether rollout workers get the adapter alone."""
+        return self.rank > 0 and self.transfer is LoraTransfer.adapter
 
 
 @dataclass(kw_only=True)

@@ -1,17 +1,11 @@
-"""What travels between the parts of rlpost.
+"""What travels between the parts of rlpost; plain data, so that a verifier needs no torch.
 
-Shapes: B sequences, T tokens of the longest sequence of a batch (prompt and response, padded on
-the right). Every per-token tensor is aligned with `token_ids`: column t speaks of the token at t,
-so `logprobs[b, t] = log pi(token_ids[b, t] | token_ids[b, :t])`, and column 0 is never trained.
+The learner's tensors are in `rlpost.batching`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
-
-import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,48 +93,3 @@ class Group:
 
     prompt: Prompt
     trajectories: tuple[Trajectory, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MicroBatch:
-    """Sequences that go through the model together.
-
-    `weights` are the tokens' shares in the global mean (see `rlpost.reduction`), so the losses of
-    micro-batches and ranks add. `loss_mask` is True on trained tokens only, and False in column 0.
-    """
-
-    token_ids: Int[Tensor, "B T"]
-    attention_mask: Bool[Tensor, "B T"]
-    loss_mask: Bool[Tensor, "B T"]
-    weights: Float[Tensor, "B T"]
-    advantages: Float[Tensor, "B T"]
-    behavior_logprobs: Float[Tensor, "B T"]
-    ref_logprobs: Float[Tensor, "B T"] | None = None
-
-    def to(self, device: torch.device | str) -> Self:
-        """Return the same micro-batch on another device."""
-        moved = {
-            name: value.to(device)
-            for name in self.__slots__
-            if isinstance(value := getattr(self, name), Tensor)
-        }
-        return replace(self, **moved)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankBatch:
-    """One learner rank's share of a step: `minibatches[u]` are the micro-batches of update u.
-
-    Every rank has the same number of minibatches, and in each the same number of micro-batches:
-    sharded parameters are gathered in lockstep.
-    """
-
-    minibatches: tuple[tuple[MicroBatch, ...], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightVersion:
-    """A set of policy weights: how many times they were published, and their fingerprints."""
-
-    number: int
-    fingerprints: Mapping[str, int] = field(default_factory=dict)

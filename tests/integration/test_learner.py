@@ -4,6 +4,7 @@ import asyncio
 import random
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from actors.launch import running
@@ -18,6 +19,21 @@ TINY = (
     "num_kv_heads: 1}"
 )
 SHAPES = [(stage, ranks) for stage in (0, 1, 2, 3) for ranks in (1, 2)]
+SAME = {
+    "activation checkpointing": ["model.activation_checkpointing=true"],
+    "offloaded optimiser": ["learner.zero_stage=2", "learner.offload_optimizer=cpu"],
+    "offloaded parameters": [
+        "learner.zero_stage=3",
+        "learner.offload_optimizer=cpu",
+        "learner.offload_parameters=cpu",
+    ],
+}
+OTHER = {
+    "bfloat16": ["model.dtype=bfloat16"],
+    "bfloat16, sharded": ["model.dtype=bfloat16", "learner.zero_stage=3"],
+    "lora": ["model.lora.rank=2"],
+    "lora, sharded": ["model.lora.rank=2", "learner.zero_stage=3"],
+}
 
 
 def samples(step):
@@ -38,17 +54,17 @@ def samples(step):
     return made
 
 
-def configuration(stage, ranks, cpus):
+def configuration(ranks, cpus, variant):
     return load(
         "quickstart",
         [
             TINY,
             cpus,
-            f"learner.zero_stage={stage}",
             f"learner.num_ranks={ranks}",
             "learner.micro_batch_size=4",
             "learner.learning_rate=1e-2",
             "learner.num_cpus=0.5",
+            *variant,
         ],
     )
 
@@ -58,18 +74,18 @@ def reconfigure(rank, config):
     rank.config = config
 
 
-async def curves_of(ranks, cpus, folder):
-    """Return, for each ZeRO stage, three updates' metrics and the weights after them."""
+async def curves_of(ranks, cpus, folder, variants):
+    """Return, for each variant, three updates' metrics and the weights after them."""
     found = {}
-    async with running(configuration(0, ranks, cpus), ("learner",)) as cast:
+    async with running(configuration(ranks, cpus, []), ("learner",)) as cast:
         learner = await cast.learners()
-        for stage in (0, 1, 2, 3):
-            config = configuration(stage, ranks, cpus)
+        for name, variant in variants.items():
+            config = configuration(ranks, cpus, variant)
             prepare_model(config, folder)
             for actor in learner.actors:
                 await actor.handle.__ray_call__.remote(reconfigure, config)
             await learner.load(folder, training_phase(config), 300.0)
-            found[stage, ranks] = await curve(learner, ranks, folder.parent / f"{stage}-{ranks}")
+            found[name] = await curve(learner, ranks, folder.parent / "export")
     return found
 
 
@@ -92,17 +108,19 @@ async def curve(learner, ranks, target):
 @pytest.fixture(scope="module")
 def curves(ray_session, cpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("learner") / "model"
-    return {
-        shape: found
-        for ranks in (1, 2)
-        for shape, found in asyncio.run(curves_of(ranks, cpus, folder)).items()
-    }
+    found = {}
+    for ranks in (1, 2):
+        stages = {(s, ranks): [f"learner.zero_stage={s}"] for s in (0, 1, 2, 3)}
+        others = SAME | OTHER if ranks == 1 else {}
+        found |= asyncio.run(curves_of(ranks, cpus, folder, stages | others))
+    found["start"] = load_file(folder / "model.safetensors")
+    return found
 
 
-@pytest.mark.parametrize(("stage", "ranks"), SHAPES[1:])
-def test_every_shape_trains_as_one_rank_without_zero(curves, stage, ranks):
+@pytest.mark.parametrize("variant", [*SHAPES[1:], *SAME], ids=str)
+def test_every_shape_trains_as_one_rank_without_zero(curves, variant):
     expected, weights = curves[0, 1]
-    values, sharded = curves[stage, ranks]
+    values, sharded = curves[variant]
     for one, other in zip(expected, values, strict=True):
         assert set(one) == set(other)
         for name, value in one.items():
@@ -117,3 +135,25 @@ def test_training_changes_the_weights_and_the_first_ratio_is_one(curves):
     assert any(v["policy/ratio_max"] > 1.0001 for v in values)
     assert all(v["policy/grad_norm"] > 0 for v in values)
     assert weights["model.norm.weight"].sub(1).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("variant", ["bfloat16", "bfloat16, sharded"])
+def test_bfloat16_trains_nearly_as_float32(curves, variant):
+    values, weights = curves[variant]
+    for one, other in zip(curves[0, 1][0], values, strict=True):
+        assert other["policy/entropy"] == pytest.approx(one["policy/entropy"], rel=0.02)
+        assert other["policy/grad_norm"] == pytest.approx(one["policy/grad_norm"], rel=0.1)
+    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("variant", ["lora", "lora, sharded"])
+def test_lora_changes_only_what_it_adapts_and_is_exported_merged(curves, variant):
+    values, weights = curves[variant]
+    assert all(v["policy/grad_norm"] > 0 for v in values)
+    assert set(weights) == set(curves[0, 1][1])
+    start = curves["start"]
+    changed = {name for name in weights if not torch.equal(weights[name], start[name])}
+    adapted = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight")
+    assert changed == {name for name in weights if name.endswith(adapted)}
+    (_, plain), (_, sharded) = curves["lora"], curves["lora, sharded"]
+    assert all((plain[name] - sharded[name]).abs().max() < 1e-4 for name in plain)

@@ -1,18 +1,17 @@
 """The real loop: Ray, vLLM, DeepSpeed and verifiers on this machine's CPU."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from actors import programs
+from actors import launch, programs
+from actors.learner import LearnerRank
 from rlpost.config import load
 
 REPOSITORY = Path(__file__).parents[2]
@@ -103,27 +102,35 @@ def test_gsm8k_runs_through_every_actor(ray_session, cpus, metrics, tmp_path):
     assert all(line["mismatch/logprob_gap_mean"] < 1e-5 for line in lines[1:])
 
 
-def actors_of(process: subprocess.Popen) -> list[psutil.Process]:
-    children = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in children if "ray::RolloutWorker" in " ".join(child.cmdline())]
+def perturbed_learner():
+    """Return a learner whose adapter is not zero to begin with; local, so that Ray copies it."""
+
+    class Perturbed(LearnerRank):
+        def load(self, folder, phase):
+            super().load(folder, phase)
+            with torch.no_grad():
+                for name, parameter in self.policy.named_parameters():
+                    if "lora_B" in name:
+                        parameter.normal_(std=0.1)
+
+    return Perturbed
 
 
-def test_sigterm_ends_everything(tmp_path):
-    with (tmp_path / "stderr.txt").open("w+") as errors:
-        process = subprocess.Popen(
-            [str(RLPOST), "train", "recipe=quickstart", f"run_dir={tmp_path}", "ray.num_cpus=2"],
-            cwd=REPOSITORY,
-            stderr=errors,
-            stdout=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + LIMIT_S
-        while process.poll() is None and not actors_of(process):
-            assert time.monotonic() < deadline, "no rollout worker came"
-            time.sleep(0.5)
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(timeout=15)
-        errors.seek(0)
-        assert "SIGTERM: ending all actors" in errors.read()
-        assert code == 130
-    assert not psutil.wait_procs(children, timeout=2)[1]
+def test_an_adapter_alone_makes_vllm_the_learners_policy(
+    ray_session, cpus, short, metrics, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(launch._KINDS, "learner", perturbed_learner())
+    adapter = ["model.lora.rank=4", "model.lora.transfer=adapter", "kl_coef=0"]
+    few = ["steps=1", "warmstart.steps=0", "eval.every=0"]
+    assert (
+        programs.train(load("quickstart", [*short, *adapter, *few, f"run_dir={tmp_path}", cpus]))
+        == 0
+    )
+    (line,) = metrics(tmp_path)[1:]
+    assert line["mismatch/logprob_gap_mean"] < 1e-5
+    before, after = (
+        load_file(tmp_path / part / "model.safetensors") for part in ("model", "export")
+    )
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert (before[name] - after[name]).abs().max() > 0.01
+    assert line["weights/size_bytes"] < sum(tensor.nbytes for tensor in after.values()) / 10

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -14,6 +15,7 @@ from actors.launch import running
 from actors.policy_source import PolicySource
 from actors.publish import RolloutClient, ShmSender
 from rlpost.config import load
+from rlpost.controller import Controller, Parts
 from rlpost.errors import ActorError, WeightSyncError
 from rlpost.learning import TokenPolicy
 from rlpost.models import load_policy, load_tokenizer, prepare_model
@@ -24,7 +26,7 @@ SAMPLING = Sampling(max_response_tokens=6, temperature=1.0, seed=3)
 
 @pytest.fixture(scope="module")
 def config(cpus):
-    return load("quickstart", [cpus, "rollout.timeout_s=120"])
+    return load("quickstart", [cpus, "rollout.timeout_s=120", "eval.every=0"])
 
 
 def prompt(config):
@@ -68,6 +70,23 @@ class FlippingSender(ShmSender):
             del memory.write
 
 
+SILENT = SimpleNamespace(phase=lambda _: None, record=lambda *_: None)
+
+
+def parts_with(pool, publish, skipped):
+    """Return a controller's parts, with a learner that leaves one version unsent."""
+
+    class Learner:
+        num_ranks = 1
+
+        async def publish(self, version):
+            if version != skipped:
+                await publish(version)
+            return {}
+
+    return Parts(prompts=None, rollouts=pool, verifiers=None, learner=Learner(), reference=None)
+
+
 async def story(config, folder):
     """Play all scenes on one worker, since starting vLLM takes longest; return what was seen."""
     seen = {}
@@ -77,7 +96,7 @@ async def story(config, folder):
         receivers = pool.receivers()
         source = PolicySource(policy, 2**20)
         client = RolloutClient(receivers, source, ray.get_runtime_context().get_node_id(), 60.0)
-        sender = FlippingSender(source, client, is_sender=True)
+        sender = FlippingSender(source, client, rank=0)
 
         async def publish(version):
             client.version = version
@@ -99,11 +118,18 @@ async def story(config, folder):
         sender.flip = True
         try:
             await publish(2)
-        except ray.exceptions.RayTaskError as error:
-            seen["flipped"] = error.cause
+        except WeightSyncError as error:
+            seen["flipped"] = str(error)
         sender.flip = False
         seen["after_flip"] = dict(await pool.weight_versions())
         await publish(3)
+
+        controller = Controller(config, parts_with(pool, publish, skipped=1), None, SILENT)
+        await controller.start()
+        try:
+            await controller.start()
+        except WeightSyncError as error:
+            seen["skipped"] = str(error)
 
         engines = [
             process
@@ -138,10 +164,14 @@ def test_a_transfer_gives_vllm_the_learners_logprobs(seen):
 
 
 def test_one_flipped_element_is_refused_by_name(seen):
-    assert isinstance(seen["flipped"], WeightSyncError)
-    assert "version 2 in rollout-0" in str(seen["flipped"])
-    assert "arrived altered" in str(seen["flipped"])
+    assert seen["flipped"].startswith("rollout-0 on node ")
+    assert "weights of version 2" in seen["flipped"]
+    assert "arrived altered" in seen["flipped"]
     assert seen["after_flip"] == {"rollout-0": 1}
+
+
+def test_a_worker_that_missed_a_transfer_is_named(seen):
+    assert seen["skipped"].startswith("rollout-0 serves weights of version 0 after version 1")
 
 
 def test_a_killed_engine_is_named_with_its_node_and_cause(seen):

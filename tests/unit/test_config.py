@@ -27,6 +27,7 @@ BAD = {
     "offload without stage": (["learner.offload_parameters=cpu"], "needs learner.zero_stage=3"),
     "small heads": (["model.scratch.num_heads=10", "model.scratch.num_kv_heads=10"], "= 16 and"),
     "odd heads": (["model.scratch.num_heads=3"], "must be divisible"),
+    "adapter of nothing": (["model.lora.transfer=adapter"], "needs model.lora.rank from 1"),
     "nccl on CPU": (["weights.backend=nccl"], "needs GPUs"),
     "more ranks than cores": (["ray.num_cpus=2", "learner.num_ranks=4"], "4 learner x 0.8"),
     "GPUs that are not there": (["ray.num_gpus=0", "learner.num_gpus=1"], "GPUs"),

@@ -88,6 +88,19 @@ def test_activation_checkpointing_changes_no_gradient(tmp_path):
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+def test_nothing_is_dropped_when_activations_are_checkpointed(tmp_path):
+    config = load("quickstart", [TINY, "model.activation_checkpointing=true"])
+    folder = prepare_model(config, tmp_path / "model")
+    settings = folder / "config.json"
+    settings.write_text(
+        settings.read_text().replace('"attention_dropout": 0.0', '"attention_dropout": 0.5')
+    )
+    policy = load_policy(config, folder)
+    assert policy.config.attention_dropout == 0.5
+    ids = torch.tensor([TOKENIZER.encode("abc")])
+    assert torch.equal(policy(ids).logits, policy(ids).logits)
+
+
 def test_a_lora_policy_trains_its_adapter_alone_and_starts_as_the_policy(tmp_path):
     config = load("quickstart", [TINY, "model.lora.rank=2"])
     folder = prepare_model(config, tmp_path / "model")

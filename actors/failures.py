@@ -1,0 +1,27 @@
+"""What a failed call to an actor is told as: who, on which node, in what, and why."""
+
+from ray.exceptions import RayActorError, RayTaskError
+
+from rlpost.errors import ActorError, RlpostError
+
+
+def told(place: str, verb: str, error: RayActorError | RayTaskError) -> RlpostError:
+    """Return the error to raise for a call that failed.
+
+    Args:
+        place: the actor and its node.
+        verb: the method that was called.
+        error: what Ray raised; an `RlpostError` inside it keeps its type.
+    """
+    if isinstance(error, RayActorError):
+        return ActorError(f"{place} died during {verb}: {_cause_of_death(error)}")
+    cause = error.cause
+    if isinstance(cause, RlpostError):
+        return type(cause)(f"{place} failed in {verb}: {cause}")
+    return ActorError(f"{place} failed in {verb}: {type(cause).__name__}: {cause}")
+
+
+def _cause_of_death(error: RayActorError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    detail = [line for line in lines if "exit" in line.lower() or "killed" in line.lower()]
+    return (detail or lines or [type(error).__name__])[0]
