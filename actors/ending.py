@@ -1,0 +1,80 @@
+"""Ends a run on SIGINT or SIGTERM, whatever the main thread is busy with."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import Self
+
+import psutil
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LIMIT_S = 7.0  # for all that the run has started to end; then it is killed
+
+
+class Ending:
+    """Watches for the first signal, in a thread of its own: a busy loop would see it too late.
+
+    Use: `with Ending() as ending:` around all that is to be ended. Until `cancels(...)` has told
+    it how to end the run in order, there is nothing to lose, and a signal kills at once. `signal`
+    names the one that came.
+    """
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+        self._cancel: Callable[[], object] | None = None
+        self._over = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._take_signals()
+        self._wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, name="ending", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        signal.set_wakeup_fd(self._wakeup)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._writer.close()
+
+    def cancels(self, cancel: Callable[[], object]) -> None:
+        """From now on a signal calls `cancel`, in another thread, and kills after a while."""
+        self._take_signals()  # Ray has put its own handlers there
+        self._cancel = cancel
+
+    def _take_signals(self) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, lambda *_: None)
+
+    def _watch(self) -> None:
+        with self._reader:
+            while byte := self._reader.recv(1):
+                if byte[0] in _SIGNALS:
+                    self._end(signal.Signals(byte[0]).name)
+                    return
+
+    def _end(self, name: str) -> None:
+        self.signal = name
+        if self._cancel is None:
+            sys.stderr.write(f"\n{name}: ending\n")
+            _kill_all()
+            return
+        sys.stderr.write(f"\n{name}: ending all actors\n")
+        self._cancel()
+        if not self._over.wait(_LIMIT_S):
+            _kill_all()
+
+
+def _kill_all() -> None:
+    """Kill all that this run has started, and this process."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    os._exit(130)
