@@ -16,4 +16,4 @@ check ruff check .
 check lint-imports
 check pyrefly check
 [ "${1:-all}" = lint ] && exit
-check pytest tests/unit tests/integration
+check pytest --durations=20 tests/unit tests/integration

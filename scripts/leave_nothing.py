@@ -1,13 +1,13 @@
 """Run a command and fail when it leaves a process behind: `leave_nothing.py COMMAND...`.
 
 This process becomes the adoptive parent of every orphan below it, so that a daemon which left its
-session and its process group is still found.
+session and its process group is still found. It buries them as they die, as an init does.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,12 +20,10 @@ def main() -> int:
     """Run the command and return its exit status, or 1 when something outlived it."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         sys.stderr.write("[processes] this kernel cannot adopt orphans: leftovers go unseen\n")
-    process = subprocess.Popen(sys.argv[1:])
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    try:
-        status = process.wait()
-    except KeyboardInterrupt:
-        status = process.wait()
+    command = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ)
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(command, signal.SIGTERM))
+    signal.signal(signal.SIGINT, lambda *_: None)  # a Ctrl-C reaches the command by itself
+    status = bury_until(command)
     deadline = time.monotonic() + GRACE_S
     while (left := descendants()) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -34,10 +32,20 @@ def main() -> int:
         return status
     for pid in left:
         sys.stderr.write(f"[processes] left behind: {pid} {command_line(pid)}\n")
-        os.kill(pid, signal.SIGKILL)
-    while descendants():
-        time.sleep(0.05)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    bury_until(None)
     return status or 1
+
+
+def bury_until(last: int | None) -> int:
+    """Wait for dead children, orphans too, until `last` is among them or none is left."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, 0)
+            if pid == last:
+                return os.waitstatus_to_exitcode(status)
+    return 0
 
 
 def descendants() -> list[int]:

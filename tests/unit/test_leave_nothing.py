@@ -29,3 +29,11 @@ def test_a_daemon_is_found_named_and_ended() -> None:
     assert result.returncode == 1
     assert "sleep 61.5" in result.stderr
     assert not Path("/proc", result.stdout.split()[0]).exists()
+
+
+def test_an_orphan_is_buried_while_the_command_runs() -> None:
+    script = (
+        "pid=$(sh -c 'sleep 0.2 >/dev/null & echo $!'); "
+        "for i in $(seq 50); do [ -e /proc/$pid ] || exit 0; sleep 0.1; done; exit 4"
+    )
+    assert leave_nothing("sh", "-c", script).returncode == 0
