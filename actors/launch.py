@@ -1,11 +1,10 @@
-"""From a recipe to running actors and back to nothing: the only file that starts Ray."""
+"""From a recipe to running actors and back to nothing."""
 
 import asyncio
 import contextlib
 import logging
-import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from actors.placement import Seat, reserve, seats, strategy
 from actors.reference import ReferencePolicy
 from actors.reward import RewardWorker
 from actors.rollout import RolloutWorker
+from actors.runtime import ray_runtime
 from rlpost.schema import RunConfig
 
 log = logging.getLogger(__name__)
@@ -28,13 +28,6 @@ _COMMON = {
     "PYTHONDONTWRITEBYTECODE": "",  # without cached bytecode vLLM takes a minute longer to start
 }
 
-
-_RAY_ENVIRONMENT = {
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Every process here is an actor with an environment of its own: idle ones are only a load.
-    "RAY_enable_worker_prestart": "0",
-    "RAY_prestart_worker_first_driver": "0",
-}
 _KINDS = {
     "learner": LearnerRank,
     "rollout": RolloutWorker,
@@ -62,34 +55,6 @@ def _environment(config: RunConfig, role: str) -> dict[str, str]:
     if role == "learner" and not config.learner.num_gpus:
         environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     return environment
-
-
-@contextmanager
-def ray_runtime(config: RunConfig) -> Iterator[None]:
-    """Connect to Ray, or start one on this machine that ends with the block."""
-    settings = config.ray
-    for name, value in _RAY_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if ray.is_initialized():
-        yield
-        return
-    try:
-        if settings.address is not None:
-            ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(
-                address="local",
-                num_cpus=settings.num_cpus or os.cpu_count(),
-                num_gpus=settings.num_gpus,
-                include_dashboard=settings.dashboard,
-                object_store_memory=int(settings.object_store_gib * 2**30),
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _node_ip_address="127.0.0.1",
-            )
-        yield
-    finally:
-        ray.shutdown()
 
 
 class Cast:
@@ -194,7 +159,7 @@ def run(config: RunConfig, ending: Ending, program: Callable[[], Awaitable[None]
 
     Returns the exit code: 0, or 130 after a signal.
     """
-    with ray_runtime(config):
+    with ray_runtime(config.ray):
         return asyncio.run(_until(ending, program))
 
 

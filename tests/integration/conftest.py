@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.launch import ray_runtime
+from actors.runtime import ray_runtime
 from rlpost.config import load
 
 
@@ -20,7 +20,7 @@ def cpus() -> str:
 @pytest.fixture(scope="session")
 def ray_session(cpus: str) -> Iterator[None]:
     os.environ["PYTHONDONTWRITEBYTECODE"] = ""
-    with ray_runtime(load("quickstart", [cpus])):
+    with ray_runtime(load("quickstart", [cpus]).ray):
         yield
 
 

@@ -1,0 +1,87 @@
+"""The Ray of a run: one that is there, or a lean one on this machine that ends with the run."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
+
+import ray
+from ray._private.node import Node
+from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
+from ray.experimental.internal_kv import _internal_kv_put
+
+from rlpost.schema import RayConfig
+
+_ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Every process here is an actor with an environment of its own: idle ones are only a load.
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
+}
+# An idle Ray wakes up hundreds of times a second, which on two cores is a good part of them:
+# on one machine, and with nobody to look at its dashboard, it need not.
+_SELDOM = {
+    "RAY_raylet_report_resources_period_milliseconds": "1000",
+    "RAY_raylet_check_gc_period_milliseconds": "2000",
+    "RAY_memory_monitor_refresh_ms": "1000",
+    "RAY_local_fs_monitor_interval_ms": "2000",
+    "RAY_kill_idle_workers_interval_ms": "2000",
+    "RAY_object_manager_timer_freq_ms": "1000",
+    "RAY_io_context_monitor_probe_interval_ms": "10000",
+    "RAY_gcs_pull_resource_loads_period_milliseconds": "5000",
+    "RAY_debug_dump_period_milliseconds": "0",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_ray_events_report_interval_ms": "0",
+    "RAY_event_stats": "0",
+    "RAY_emit_main_service_metrics": "0",
+    "RAY_enable_metrics_collection": "0",
+    "REPORTER_UPDATE_INTERVAL_MS": "60000",
+    "EVENT_AGENT_REPORT_INTERVAL_SECONDS": "5",
+}
+# Processes that `ray start` has options against and `ray.init` has not: half of a start's time.
+_UNUSED = ("start_log_monitor", "start_monitor", "start_api_server")
+
+
+@contextmanager
+def ray_runtime(settings: RayConfig) -> Iterator[None]:
+    """Connect to Ray, or start one on this machine that ends with the block."""
+    _set_environment(_ENVIRONMENT)
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        if settings.address is not None:
+            ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            _start(settings)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start(settings: RayConfig) -> None:
+    with ExitStack() as without:
+        if not settings.dashboard:
+            _set_environment(_SELDOM)
+            for name in _UNUSED:
+                without.enter_context(patch.object(Node, name, lambda *_, **__: None))
+        ray.init(
+            address="local",
+            num_cpus=settings.num_cpus or os.cpu_count(),
+            num_gpus=settings.num_gpus,
+            include_dashboard=settings.dashboard,
+            object_store_memory=int(settings.object_store_gib * 2**30),
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",
+        )
+    if not settings.dashboard:
+        # Ray's agent asks for the address once a second until there is one.
+        _internal_kv_put(DASHBOARD_ADDRESS, "no dashboard", namespace=KV_NAMESPACE_DASHBOARD)
+
+
+def _set_environment(settings: dict[str, str]) -> None:
+    """Set what Ray reads as it starts, where the user has not."""
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
