@@ -34,7 +34,6 @@ def short() -> list[str]:
         "warmstart.steps=10",
         "eval.num_prompts=16",
         "eval.every=3",
-        "kl_coef=0.01",
     ]
 
 

@@ -1,10 +1,13 @@
 """The real loop: Ray, vLLM, DeepSpeed and verifiers on this machine's CPU."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -13,11 +16,13 @@ from safetensors.torch import load_file
 from actors import launch, programs
 from actors.learner import LearnerRank
 from rlpost.config import load
+from rlpost.errors import WeightSyncError
 
 REPOSITORY = Path(__file__).parents[2]
 GSM8K = REPOSITORY.parent / "shared" / "data" / "gsm8k"
 RLPOST = Path(sys.executable).with_name("rlpost")
 LIMIT_S = 900
+ENDING_S = 15
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +104,19 @@ def test_gsm8k_runs_through_every_actor(ray_session, cpus, metrics, tmp_path):
     assert programs.train(load("gsm8k", overrides)) == 0
     lines = metrics(tmp_path)
     assert [line["step"] for line in lines] == [0, 1, 2]
-    assert all(line["mismatch/logprob_gap_mean"] < 1e-5 for line in lines[1:])
+    for line in lines[1:]:
+        assert line["mismatch/logprob_gap_mean"] < 1e-5
+        # The reference is the model that a policy without reward stays at.
+        assert line["policy/kl_ref"] == pytest.approx(0.0, abs=1e-6)
 
 
-def perturbed_learner():
-    """Return a learner whose adapter is not zero to begin with; local, so that Ray copies it."""
+def troubled_learner():
+    """Return a learner with an adapter that is not zero to begin with, and altered on its last way.
 
-    class Perturbed(LearnerRank):
+    It is local, so that Ray copies it.
+    """
+
+    class Troubled(LearnerRank):
         def load(self, folder, phase):
             super().load(folder, phase)
             with torch.no_grad():
@@ -113,24 +124,46 @@ def perturbed_learner():
                     if "lora_B" in name:
                         parameter.normal_(std=0.1)
 
-    return Perturbed
+        def publish(self, version):
+            memory = self.sender._memory
+            write = memory.write
+
+            def altered(tensors):
+                offsets = write(tensors)
+                memory._storage[offsets[2]] ^= 1
+                return offsets
+
+            if version == 2:
+                memory.write = altered
+            return super().publish(version)
+
+    return Troubled
 
 
-def test_an_adapter_alone_makes_vllm_the_learners_policy(
+def test_an_adapter_alone_makes_vllm_the_learners_policy_and_one_altered_bit_stops_the_run(
     ray_session, cpus, short, metrics, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(launch._KINDS, "learner", perturbed_learner())
-    adapter = ["model.lora.rank=4", "model.lora.transfer=adapter", "kl_coef=0"]
-    few = ["steps=1", "warmstart.steps=0", "eval.every=0"]
-    assert (
-        programs.train(load("quickstart", [*short, *adapter, *few, f"run_dir={tmp_path}", cpus]))
-        == 0
-    )
-    (line,) = metrics(tmp_path)[1:]
+    monkeypatch.setitem(launch._KINDS, "learner", troubled_learner())
+    adapter = ["model.lora.rank=4", "model.lora.transfer=adapter", "warmstart.steps=0"]
+    with pytest.raises(WeightSyncError) as caught:
+        programs.train(load("quickstart", [*short, *adapter, cpus, f"run_dir={tmp_path}"]))
+    _, line = metrics(tmp_path)
     assert line["mismatch/logprob_gap_mean"] < 1e-5
-    before, after = (
-        load_file(tmp_path / part / "model.safetensors") for part in ("model", "export")
-    )
-    name = "model.layers.0.self_attn.q_proj.weight"
-    assert (before[name] - after[name]).abs().max() > 0.01
-    assert line["weights/size_bytes"] < sum(tensor.nbytes for tensor in after.values()) / 10
+    whole = load_file(tmp_path / "model" / "model.safetensors")
+    assert line["weights/size_bytes"] < sum(tensor.nbytes for tensor in whole.values()) / 10
+    assert "weights of version 2 in rollout-0" in str(caught.value)
+    assert "(0 missing, 1 altered of " in str(caught.value)
+    assert "\n" not in str(caught.value)
+    deadline = time.monotonic() + ENDING_S
+    while left := actor_processes():
+        assert time.monotonic() < deadline, f"still there: {left}"
+        time.sleep(0.2)
+
+
+def actor_processes():
+    titles = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            titles += process.cmdline()[:1]
+    ours = ("ray::Troubled", "ray::RolloutWorker", "ray::RewardWorker", "VLLM::")
+    return [title for title in titles if title.startswith(ours)]
