@@ -109,7 +109,8 @@ class HolderConfig(ObjectiveConfig):
             )
         if self.schedule_steps < 1:
             raise ConfigError(
-                f"objective.schedule_steps must be at least 1, got {self.schedule_steps}: try 500"
+                f"objective.schedule_steps must be at least 1, got {self.schedule_steps}: "
+                "a recipe takes it from its steps, the paper 500 to 1000"
             )
         if not 0 < self.eps < 1:
             raise ConfigError(f"objective.eps must lie in (0, 1), got {self.eps}: try 0.2")

@@ -74,6 +74,13 @@ def test_the_command_line_beats_the_recipe(objective):
     assert (config.objective.name, config.steps, config.seed) == (objective, 7, 3)
 
 
+def test_the_exponent_moves_over_the_whole_run_unless_told_otherwise():
+    holder = ["objective=holder", "steps=40"]
+    assert load("quickstart", holder).objective.schedule_steps == 40
+    own = load("quickstart", [*holder, "objective.schedule_steps=500"])
+    assert own.objective.schedule_steps == 500
+
+
 def test_every_recipe_loads(tmp_path):
     for split in ("train", "test"):
         row = '{"question": "1 + 1?", "answer": "#### 2"}\n'
