@@ -19,8 +19,8 @@ _ENVIRONMENT = {
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
 }
-# An idle Ray wakes up hundreds of times a second, which on two cores is a good part of them:
-# on one machine, and with nobody to look at its dashboard, it need not.
+# An idle Ray wakes up many times a second, which is a good part of two slow cores: on one machine,
+# and with nobody to look at its dashboard, it need not.
 _SELDOM = {
     "RAY_raylet_report_resources_period_milliseconds": "1000",
     "RAY_raylet_check_gc_period_milliseconds": "2000",
@@ -39,7 +39,7 @@ _SELDOM = {
     "REPORTER_UPDATE_INTERVAL_MS": "60000",
     "EVENT_AGENT_REPORT_INTERVAL_SECONDS": "5",
 }
-# Processes that `ray start` has options against and `ray.init` has not: half of a start's time.
+# Processes that nobody here needs, slow to start; `ray.init` has no option against them.
 _UNUSED = ("start_log_monitor", "start_monitor", "start_api_server")
 
 

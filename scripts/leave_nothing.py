@@ -23,7 +23,7 @@ def main() -> int:
     command = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ)
     signal.signal(signal.SIGTERM, lambda *_: os.kill(command, signal.SIGTERM))
     signal.signal(signal.SIGINT, lambda *_: None)  # a Ctrl-C reaches the command by itself
-    status = bury_until(command)
+    status = wait_for(command)
     deadline = time.monotonic() + GRACE_S
     while (left := descendants()) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -32,29 +32,33 @@ def main() -> int:
         return status
     for pid in left:
         sys.stderr.write(f"[processes] left behind: {pid} {command_line(pid)}\n")
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    bury_until(None)
+    while bury():
+        for pid in descendants():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
     return status or 1
 
 
-def bury_until(last: int | None) -> int:
-    """Wait for dead children, orphans too, until `last` is among them or none is left."""
+def wait_for(command: int) -> int:
+    """Return a child's exit status; until it is there, bury all others that die, orphans too."""
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == command:
+            return os.waitstatus_to_exitcode(status)
+
+
+def bury() -> bool:
+    """Bury the dead among this process's children; return whether others are left."""
     with contextlib.suppress(ChildProcessError):
-        while True:
-            pid, status = os.waitpid(-1, 0)
-            if pid == last:
-                return os.waitstatus_to_exitcode(status)
-    return 0
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+        return True
+    return False
 
 
 def descendants() -> list[int]:
-    """Return the live processes below this one, after burying the dead ones among its children."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        return []
+    """Return the live processes below this one."""
     parents = {pid: parent for pid in all_pids() if (parent := parent_of(pid)) is not None}
     found: list[int] = []
     todo = [os.getpid()]
