@@ -1,8 +1,9 @@
 """What a recipe may say of each objective; apart from them, so that no recipe waits for torch."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from rlpost.errors import ConfigError
 from rlpost.schema import ObjectiveConfig
@@ -72,13 +73,7 @@ class MhpoConfig(ObjectiveConfig):
     normalize_at_one: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("c", "k_pos", "lambda_pos", "k_neg", "lambda_neg"):
-            value = getattr(self, field)
-            if not 0 < value < math.inf:
-                raise ConfigError(
-                    f"objective.{field} must be positive and finite, got {value}: "
-                    f"the paper's value is {getattr(type(self), field)}"
-                )
+        _positive(self, "c", "k_pos", "lambda_pos", "k_neg", "lambda_neg")
 
 
 @dataclass(kw_only=True)
@@ -98,10 +93,10 @@ class HolderConfig(ObjectiveConfig):
 
     def __post_init__(self) -> None:
         self.p_schedule = as_schedule("objective.p_schedule", self.p_schedule)
-        for field in ("p", "p_min", "p_max"):
-            value = getattr(self, field)
+        for name in ("p", "p_min", "p_max"):
+            value = getattr(self, name)
             if not math.isfinite(value):
-                raise ConfigError(f"objective.{field} must be finite, got {value}: try -2 to 2")
+                raise ConfigError(f"objective.{name} must be finite, got {value}: try -2 to 2")
         if self.p_min > self.p_max:
             raise ConfigError(
                 f"objective.p_min={self.p_min} must not exceed objective.p_max={self.p_max}: "
@@ -117,15 +112,131 @@ class HolderConfig(ObjectiveConfig):
 
 
 @dataclass(kw_only=True)
+class HolderTokenConfig(HolderConfig):
+    """As `holder`; `eps` bounds each token's ratio."""
+
+    name: str = "holder_token"
+
+
+@dataclass(kw_only=True)
+class HolderSeqTokenClipConfig(HolderConfig):
+    """As `holder`; `eps` bounds each token's ratio and the sequence's."""
+
+    name: str = "holder_seq_token_clip"
+
+
+@dataclass(kw_only=True)
+class GspoConfig(ObjectiveConfig):
+    """Bounds of a sequence's mean ratio, far closer to 1 than those of a token's."""
+
+    name: str = "gspo"
+    eps_low: float = 3e-4
+    eps_high: float = 4e-4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eps_low < 1:
+            raise ConfigError(f"objective.eps_low must lie in (0, 1), got {self.eps_low}: try 3e-4")
+        _positive(self, "eps_high")
+
+
+@dataclass(kw_only=True)
+class GmpoConfig(ObjectiveConfig):
+    """`log_clip` bounds each token's log-ratio."""
+
+    name: str = "gmpo"
+    log_clip: float = 0.4
+
+    def __post_init__(self) -> None:
+        _positive(self, "log_clip")
+
+
+@dataclass(kw_only=True)
+class CispoConfig(ObjectiveConfig):
+    """1 + `eps_high` is the largest weight of a token."""
+
+    name: str = "cispo"
+    eps_high: float = 5.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "eps_high")
+
+
+@dataclass(kw_only=True)
+class SapoConfig(ObjectiveConfig):
+    """The larger a temperature, the narrower the gate around a ratio of 1."""
+
+    name: str = "sapo"
+    tau_pos: float = 1.0
+    tau_neg: float = 1.05
+
+    def __post_init__(self) -> None:
+        _positive(self, "tau_pos", "tau_neg")
+
+
+@dataclass(kw_only=True)
 class ReinforceConfig(ObjectiveConfig):
     """It has no hyperparameters."""
 
     name: str = "reinforce"
 
 
-objective_configs: dict[str, type[ObjectiveConfig]] = {
-    "clip": ClipConfig,
-    "holder": HolderConfig,
-    "mhpo": MhpoConfig,
-    "reinforce": ReinforceConfig,
-}
+@dataclass(kw_only=True)
+class NoneConfig(ObjectiveConfig):
+    """It has no hyperparameters."""
+
+    name: str = "none"
+
+
+@dataclass(kw_only=True)
+class CustomConfig(ObjectiveConfig):
+    """A user's own token losses: `path` is `package.module:function`, `parameters` its keywords.
+
+    See `rlpost.objectives.custom`.
+    """
+
+    name: str = "custom"
+    path: str = "???"
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+def _positive(config: ObjectiveConfig, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not 0 < value < math.inf:
+            raise ConfigError(
+                f"objective.{name} must be positive and finite, got {value}: "
+                f"the paper's value is {getattr(type(config), name)}"
+            )
+
+
+_ALL = (
+    ClipConfig,
+    MhpoConfig,
+    HolderConfig,
+    HolderTokenConfig,
+    HolderSeqTokenClipConfig,
+    GspoConfig,
+    GmpoConfig,
+    CispoConfig,
+    SapoConfig,
+    ReinforceConfig,
+    NoneConfig,
+    CustomConfig,
+)
+objective_configs: dict[str, type[ObjectiveConfig]] = {config.name: config for config in _ALL}
+
+
+def objective_label(text: str) -> tuple[str, list[str]]:
+    """Return the name and the `field=value` settings of `name` or `name:field=value:field=value`.
+
+    Raises:
+        ConfigError: it has another form, or there is no such objective.
+    """
+    name, *settings = text.split(":")
+    if name not in objective_configs:
+        known = ", ".join(objective_configs)
+        raise ConfigError(f"{text}: there is no objective {name}; available: {known}")
+    for setting in settings:
+        if not all(setting.partition("=")):
+            raise ConfigError(f"{text}: must have the form name:field=value:field=value")
+    return name, settings

@@ -8,11 +8,19 @@ from typing import Any
 
 from rlpost.errors import ConfigError
 from rlpost.objective_configs import objective_configs
+from rlpost.objectives.cispo import Cispo
 from rlpost.objectives.clip import Clip
+from rlpost.objectives.custom import Custom
+from rlpost.objectives.gmpo import Gmpo
+from rlpost.objectives.gspo import Gspo
 from rlpost.objectives.holder import Holder
+from rlpost.objectives.holder_seq_token_clip import HolderSeqTokenClip
+from rlpost.objectives.holder_token import HolderToken
 from rlpost.objectives.interface import Objective, ObjectiveInputs, ObjectiveOutput
 from rlpost.objectives.mhpo import Mhpo
+from rlpost.objectives.none import Uncontrolled
 from rlpost.objectives.reinforce import Reinforce
+from rlpost.objectives.sapo import Sapo
 from rlpost.schema import ObjectiveConfig
 
 __all__ = [
@@ -26,9 +34,17 @@ __all__ = [
 
 _TABLE: dict[str, type[Objective[Any]]] = {
     "clip": Clip,
-    "holder": Holder,
     "mhpo": Mhpo,
+    "holder": Holder,
+    "holder_token": HolderToken,
+    "holder_seq_token_clip": HolderSeqTokenClip,
+    "gspo": Gspo,
+    "gmpo": Gmpo,
+    "cispo": Cispo,
+    "sapo": Sapo,
     "reinforce": Reinforce,
+    "none": Uncontrolled,
+    "custom": Custom,
 }
 
 

@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar, Generic, Self, TypeVar
 
 import torch
@@ -107,16 +108,24 @@ class Objective(ABC, Generic[ConfigT]):
         """
         inputs = inputs.prepared()
         values = self.at_step(step or 0, progress)
-        terms, multiplier = self.terms(inputs, values)
-        metrics = _ratio_metrics(inputs, multiplier.detach(), self.on_policy_multiplier)
+        loss = (self.terms(inputs, values) * inputs.weights).sum()
+        metrics = _ratio_metrics(inputs, self.multiplier(inputs, values), self.on_policy_multiplier)
         for name, value in values.items():
             metrics.mean(f"objective/{name}", value, 1.0)
-        return ObjectiveOutput(loss=(terms * inputs.weights).sum(), metrics=metrics)
+        return ObjectiveOutput(loss=loss, metrics=metrics)
 
-    @property
+    @cached_property
     def on_policy_multiplier(self) -> float:
         """The gradient multiplier M(1) of an unchanged token: the objective's scale."""
-        return 1.0
+        one = torch.ones(1, 1, dtype=torch.float64)
+        inputs = ObjectiveInputs(
+            logprobs=0 * one,
+            old_logprobs=0 * one,
+            advantages=one,
+            loss_mask=one.bool(),
+            weights=one,
+        )
+        return float(self.multiplier(inputs, self.at_step(0)))
 
     def at_step(self, step: int, progress: float | None = None) -> Mapping[str, float]:
         """Return the scheduled hyperparameters, by name; reported as `objective/<name>`."""
@@ -124,11 +133,27 @@ class Objective(ABC, Generic[ConfigT]):
         return {}
 
     @abstractmethod
-    def terms(self, inputs: ObjectiveInputs, values: Mapping[str, float]) -> tuple[Tensor, Tensor]:
-        """Return tokens' losses and gradient multipliers `[B, T]`, from prepared inputs.
+    def terms(self, inputs: ObjectiveInputs, values: Mapping[str, float]) -> Float[Tensor, "B T"]:
+        """Return each token's loss, from prepared inputs; a sequence's loss on each of its tokens.
 
-        The multiplier is M in grad loss = -M A grad logprob, for equal weights in a sequence.
+        It is proportional to the size of the advantage.
         """
+
+    def multiplier(
+        self, inputs: ObjectiveInputs, values: Mapping[str, float]
+    ) -> Float[Tensor, "B T"]:
+        """Return M in grad loss = -M A grad logprob, for equal weights within a sequence.
+
+        It is what autograd finds in the terms. An advantage of 0, where the gradient vanishes for
+        any M, counts as positive.
+        """
+        signs = torch.where(inputs.advantages < 0, -1.0, 1.0).to(inputs.logprobs.dtype)
+        with torch.enable_grad():
+            logprobs = inputs.logprobs.detach().clone().requires_grad_()
+            terms = self.terms(replace(inputs, logprobs=logprobs, advantages=signs), values)
+            trained = torch.where(inputs.loss_mask, terms, 0.0)
+            (slope,) = torch.autograd.grad(trained.sum(), logprobs)
+        return -slope * signs
 
 
 class TokenObjective(Objective[ConfigT]):
@@ -138,25 +163,26 @@ class TokenObjective(Objective[ConfigT]):
     def token_terms(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor) -> Tensor:
         """Return each token's loss; tensors of one shape, whichever it is."""
 
-    def gradient_multiplier(self, log_ratio: Tensor, advantage_sign: Tensor) -> Tensor:
-        """Return M in grad loss = -M A grad logprob, as autograd finds it in the terms.
-
-        A sign of 0, where the gradient vanishes for any M, counts as positive.
-        """
-        log_ratio, sign = torch.broadcast_tensors(log_ratio, advantage_sign)
-        sign = torch.where(sign < 0, -1.0, 1.0).to(log_ratio.dtype)
-        with torch.enable_grad():
-            log_ratio = log_ratio.detach().clone().requires_grad_()
-            terms = self.token_terms(log_ratio, torch.zeros_like(log_ratio), sign)
-            (slope,) = torch.autograd.grad(terms.sum(), log_ratio)
-        return -slope * sign
-
-    def terms(self, inputs: ObjectiveInputs, values: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+    def terms(self, inputs: ObjectiveInputs, values: Mapping[str, float]) -> Float[Tensor, "B T"]:
         """Apply the token terms."""
         del values
-        terms = self.token_terms(inputs.logprobs, inputs.old_logprobs, inputs.advantages)
-        log_ratio = inputs.logprobs.detach() - inputs.old_logprobs
-        return terms, self.gradient_multiplier(log_ratio, inputs.advantages)
+        return self.token_terms(inputs.logprobs, inputs.old_logprobs, inputs.advantages)
+
+    def gradient_multiplier(
+        self, log_ratio: Float[Tensor, "..."], advantage_sign: Float[Tensor, "..."] | float
+    ) -> Float[Tensor, "..."]:
+        """Return M of tokens with these log-ratios and signs of the advantage, broadcast."""
+        signs = torch.as_tensor(advantage_sign).to(log_ratio)
+        log_ratio, sign = torch.broadcast_tensors(log_ratio, signs)
+        everywhere = torch.ones_like(log_ratio)
+        inputs = ObjectiveInputs(
+            logprobs=log_ratio,
+            old_logprobs=torch.zeros_like(log_ratio),
+            advantages=sign,
+            loss_mask=everywhere.bool(),
+            weights=everywhere,
+        )
+        return self.multiplier(inputs, {})
 
 
 def _ratio_metrics(inputs: ObjectiveInputs, multiplier: Tensor, on_policy: float) -> Metrics:

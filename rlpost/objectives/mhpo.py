@@ -25,13 +25,8 @@ class Mhpo(TokenObjective[MhpoConfig]):
         """Return each token's modulated loss."""
         c, log_ratio = self.config.c, logprobs - old_logprobs
         psi = c * (log_ratio / c).tanh() if self.config.lfm else log_ratio
-        scale = self._multiplier_at_one() if self.config.normalize_at_one else 1.0
-        return -bounded_exp(psi - self._hazard(psi.detach())) * advantages / scale
-
-    @property
-    def on_policy_multiplier(self) -> float:
-        """M(1): exp(-zeta(1)), or 1 where the loss is divided by it."""
-        return 1.0 if self.config.normalize_at_one else self._multiplier_at_one()
+        loss = -bounded_exp(psi - self._hazard(psi.detach())) * advantages
+        return loss / self._multiplier_at_one() if self.config.normalize_at_one else loss
 
     def _hazard(self, psi: Tensor) -> Tensor:
         config = self.config

@@ -1,6 +1,7 @@
 """What the papers' theorems and the interface promise of every objective."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlpost.metrics import merged
-from rlpost.objectives import ObjectiveInputs, build
-from rlpost.objectives.holder import holder_log_mean, token_shares
+from rlpost.objectives import ObjectiveInputs, build, objective_configs
+from rlpost.objectives.holder_mean import holder_log_mean, token_shares
 from rlpost.reduction import token_weights
 
-NAMES = ["clip", "holder", "mhpo", "reinforce"]
+NAMES = sorted(set(objective_configs) - {"custom"})
 
 
 def random_inputs(seed, rows=6, columns=7, mode="sequence_mean", scale=0.5):
@@ -69,8 +70,8 @@ def test_the_gradient_is_the_reported_multiplier_times_the_advantage(name):
     objective = build(name)
     objective(inputs, step=50).loss.backward()
     prepared = inputs.prepared()
-    _, multiplier = objective.terms(prepared, objective.at_step(50))
-    expected = -multiplier.detach() * prepared.weights * prepared.advantages
+    multiplier = objective.multiplier(prepared, objective.at_step(50))
+    expected = -multiplier * prepared.weights * prepared.advantages
     torch.testing.assert_close(inputs.logprobs.grad, expected)
 
 
@@ -108,6 +109,7 @@ def test_an_mhpo_without_its_parts_or_with_a_wide_bound_stays_finite():
 def test_mhpo_multiplier_is_the_published_function():
     ratios = torch.tensor([1.0, 1.78, 0.1, 0.8, 1.2, 2.0, 10.0], dtype=torch.float64)
     multiplier = build("mhpo").gradient_multiplier(ratios.log(), torch.ones(()))
+    assert torch.equal(build("mhpo").gradient_multiplier(ratios.log(), 1), multiplier)
     assert multiplier[:2].tolist() == pytest.approx([0.2651, 0.396], abs=5e-4)
     relative = (multiplier / multiplier[0])[2:].tolist()
     assert relative == pytest.approx([0.003, 0.675, 1.246, 1.474, 0.309], abs=6e-4)
@@ -216,6 +218,85 @@ def test_holder_gradient_on_policy_is_the_same_for_every_p():
         gradients.append(inputs.logprobs.grad)
     for other in gradients[1:]:
         torch.testing.assert_close(other, gradients[0], rtol=1e-12, atol=1e-15)
+
+
+def loss_and_gradient(name, inputs, **options):
+    logprobs = inputs.logprobs.detach().clone().requires_grad_()
+    loss = build(name, **options)(replace(inputs, logprobs=logprobs)).loss
+    loss.backward()
+    return loss.detach(), logprobs.grad
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.3, 2.0])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("holder_token", {"p": 1.0, "eps": 0.3}), ("clip", {"eps_low": 0.3, "eps_high": 0.3})),
+        (("holder", {"p": 0.0, "eps": 0.3}), ("gspo", {"eps_low": 0.3, "eps_high": 0.3})),
+        (("holder", {"p": 1e-7, "eps": 0.3}), ("gspo", {"eps_low": 0.3, "eps_high": 0.3})),
+        (("mhpo", {"lfm": False, "dhp": False}), ("none", {})),
+        (("clip", {"eps_low": 0.999999, "eps_high": 1e6}), ("none", {})),
+    ],
+    ids=str,
+)
+def test_objectives_that_are_the_same_function(one, other, scale):
+    inputs = random_inputs(11, scale=scale)
+    constant = {"p_schedule": "constant"} if "holder" in one[0] else {}
+    ours, expected = (
+        loss_and_gradient(name, inputs, **options)
+        for name, options in ((one[0], one[1] | constant), other)
+    )
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_holder_of_clipped_tokens_at_p_zero_is_gmpo_with_the_same_bound(sign):
+    inputs = random_inputs(12, scale=2.0)
+    inputs = replace(inputs, advantages=sign * inputs.advantages.abs())
+    eps = 0.3
+    log_clip = math.log1p(eps) if sign > 0 else -math.log1p(-eps)
+    ours = loss_and_gradient("holder_token", inputs, p=0.0, p_schedule="constant", eps=eps)
+    expected = loss_and_gradient("gmpo", inputs, log_clip=log_clip)
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-15)
+
+
+def test_the_sequence_clip_after_the_token_clip_cuts_nothing():
+    inputs = random_inputs(13, scale=3.0)
+    objective = build("holder_seq_token_clip", p=2.0, p_schedule="constant")
+    bounded = (inputs.logprobs.detach() - inputs.old_logprobs).clamp(-math.log(1.2), math.log(1.2))
+    rho = holder_log_mean(bounded, inputs.loss_mask, 2.0).exp()[:, None]
+    terms = objective.terms(inputs.prepared(), {"p": 2.0})
+    torch.testing.assert_close(terms, -rho * inputs.prepared().advantages)
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"mhpo"}))
+def test_every_objective_but_mhpo_has_the_plain_step_on_policy(name):
+    assert build(name).on_policy_multiplier == pytest.approx(1.0, rel=1e-12)
+
+
+def test_mhpo_modulation_is_odd_bounded_and_its_hazard_rises_away_from_one():
+    d = torch.linspace(-30, 30, 2001, dtype=torch.float64)
+    lfm = build("mhpo", dhp=False)
+    psi = (-lfm.token_terms(d, 0 * d, torch.ones_like(d))).log()
+    assert float(psi.abs().max()) <= 1.5
+    torch.testing.assert_close(psi, -psi.flip(0))
+    for side, option in ((d >= 0, "lambda_neg"), (d <= 0, "lambda_pos")):
+        # With the other direction's scale out of the way, only one side of the hazard is left.
+        alone = build("mhpo", **{option: 1e12})
+        hazard = psi - (-alone.token_terms(d, 0 * d, torch.ones_like(d))).log()
+        steps = hazard[side].diff()
+        assert bool(((steps if option == "lambda_neg" else -steps) >= -1e-12).all())
+
+
+def test_mhpo_hazard_adds_nothing_to_the_direction_of_the_gradient():
+    inputs = random_inputs(14, scale=1.0)
+    _, with_hazard = loss_and_gradient("mhpo", inputs)
+    _, without = loss_and_gradient("mhpo", inputs, dhp=False)
+    trained = without != 0
+    scale = with_hazard[trained] / without[trained]
+    psi = 1.5 * ((inputs.logprobs.detach() - inputs.old_logprobs) / 1.5).tanh()[trained]
+    zeta = psi.exp().log1p() ** 1.5 + ((-psi).exp().log1p() / 0.8) ** 2
+    torch.testing.assert_close(scale, (-zeta).exp(), rtol=1e-12, atol=0.0)
 
 
 def test_reinforce_with_advantage_one_is_the_negative_log_likelihood():

@@ -1,10 +1,12 @@
-"""Token weights by hand."""
+"""Token weights by hand and by a loop."""
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rlpost.errors import ConfigError
-from rlpost.reduction import token_weights
+from rlpost.reduction import MODES, token_weights
 
 MASK = torch.tensor([[True, True, False, True], [True, False, False, False], [False] * 4])
 
@@ -23,6 +25,50 @@ def test_token_weights_by_hand(mode, first, second):
     assert weights[0].tolist() == pytest.approx([first, first, 0.0, first], rel=1e-15)
     assert weights[1].tolist() == pytest.approx([second, 0.0, 0.0, 0.0], rel=1e-15)
     assert weights[2].tolist() == [0.0] * 4
+
+
+def reduced(mode, losses, mask, max_response_tokens):
+    """Return the reduced loss, one scalar at a time."""
+    rows = []
+    for row, trained in zip(losses, mask, strict=True):
+        kept = [loss for loss, use in zip(row, trained, strict=True) if use]
+        if kept:
+            rows.append(kept)
+    if not rows:
+        return 0.0
+    if mode == "token_mean":
+        return sum(map(sum, rows)) / sum(map(len, rows))
+    if mode == "sequence_mean":
+        return sum(sum(row) / len(row) for row in rows) / len(rows)
+    return sum(sum(row) / max_response_tokens for row in rows) / len(rows)
+
+
+@st.composite
+def minibatches(draw):
+    """Draw losses and masks with holes and untrained rows."""
+    length = draw(st.integers(1, 200))
+    rows = draw(st.integers(1, 6))
+    rng = draw(st.randoms(use_true_random=False))
+    density = draw(st.sampled_from([0.0, 0.1, 0.7, 1.0]))
+    losses = [[rng.uniform(-30.0, 30.0) for _ in range(length)] for _ in range(rows)]
+    mask = [[rng.random() < density for _ in range(length)] for _ in range(rows)]
+    return losses, mask
+
+
+@pytest.mark.parametrize("mode", MODES)
+@given(minibatch=minibatches())
+def test_the_weighted_sum_equals_a_loop_over_scalars(mode, minibatch):
+    losses, mask = minibatch
+    weights = token_weights(mode, torch.tensor(mask), 210)
+    for dtype, digits in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
+        values = torch.tensor(losses, dtype=dtype, requires_grad=True)
+        total = (weights.to(dtype) * values).sum()
+        total.backward()
+        expected = reduced(mode, losses, mask, 210)
+        sizes = [[abs(loss) for loss in row] for row in losses]  # cancellation costs digits
+        scale = digits * reduced(mode, sizes, mask, 210) + 1e-30
+        assert total.item() == pytest.approx(expected, rel=digits, abs=scale)
+        assert torch.equal(values.grad, weights.to(dtype))
 
 
 @pytest.mark.parametrize("mode", ["token_mean", "sequence_mean"])
