@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlpost.balance import deal, fill_rows, fill_tables, split_to
 from rlpost.reduction import token_weights
 from rlpost.types import Trajectory
 
@@ -24,6 +25,7 @@ class MicroBatch:
 
     `weights` are the tokens' shares in the global mean (see `rlpost.reduction`), so the losses of
     micro-batches and ranks add. `loss_mask` is True on trained tokens only, and False in column 0.
+    `fresh` is True on those that the step's own starting weights have sampled.
     """
 
     token_ids: Int[Tensor, "B T"]
@@ -32,6 +34,7 @@ class MicroBatch:
     weights: Float[Tensor, "B T"]
     advantages: Float[Tensor, "B T"]
     behavior_logprobs: Float[Tensor, "B T"]
+    fresh: Bool[Tensor, "B T"]
     ref_logprobs: Float[Tensor, "B T"] | None = None
 
     def to(self, device: torch.device | str) -> Self:
@@ -71,21 +74,29 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan:
-    """How a step's samples are cut: updates an epoch, ranks, sequences a micro-batch."""
+    """How a step's samples are cut: updates an epoch, ranks, the size of a micro-batch.
+
+    A micro-batch has `micro_batch_size` sequences or, where that is given, `micro_batch_tokens`
+    tokens, padding included; with `packing` there is none. `version` is that of the weights that
+    the step starts from; without it all tokens count as sampled by them.
+    """
 
     num_minibatches: int
     num_ranks: int
     micro_batch_size: int
     reduction: str
     max_response_tokens: int
+    micro_batch_tokens: int | None = None
+    packing: bool = False
+    version: int | None = None
 
 
 def build_batches(samples: Sequence[Sample], plan: BatchPlan, seed: int) -> list[RankBatch]:
     """Return one `RankBatch` a rank; a seed gives the same minibatches for any ranks.
 
     Samples are shuffled into minibatches, so that a group is not confined to one of them. In a
-    minibatch, sequences are dealt by length, longest first, so that ranks carry equal loads and
-    neighbours in a micro-batch waste little padding.
+    minibatch, sequences are dealt to ranks of equal load, and neighbours in length share a
+    micro-batch, so that little is padding.
     """
     order = list(samples)
     random.Random(seed).shuffle(order)
@@ -98,26 +109,41 @@ def build_batches(samples: Sequence[Sample], plan: BatchPlan, seed: int) -> list
 
 
 def _cut(minibatch: list[Sample], plan: BatchPlan) -> list[tuple[MicroBatch, ...]]:
+    """Return each rank's micro-batches of a minibatch, as many on every rank."""
+    if not minibatch:
+        return [()] * plan.num_ranks
     ordered = sorted(minibatch, key=lambda sample: -sample.num_tokens)
-    weights = _weights(ordered, plan)
-    rows = list(zip(ordered, weights, strict=True))
-    shares = [rows[rank :: plan.num_ranks] for rank in range(plan.num_ranks)]
-    num_micros = -(-len(shares[0]) // plan.micro_batch_size) if rows else 0
+    rows = list(zip(ordered, _weights(ordered, plan), strict=True))
+    cuts = _cuts([sample.num_tokens for sample in ordered], plan)
+    num_micros = max(len(bins) for bins in cuts)
+    cuts = [split_to(bins, num_micros) for bins in cuts]
     return [
         tuple(
-            _micro_batch(
-                share[i * plan.micro_batch_size : (i + 1) * plan.micro_batch_size], rows[0]
-            )
-            for i in range(num_micros)
+            _micro_batch([rows[i] for i in members], rows[-1], plan.version)
+            for members in bins + [[]] * (num_micros - len(bins))
         )
-        for share in shares
+        for bins in cuts
+    ]
+
+
+def _cuts(lengths: list[int], plan: BatchPlan) -> list[list[list[int]]]:
+    """Return each rank's bins of indices into lengths that fall."""
+    if plan.micro_batch_tokens is None:
+        shares = [list(range(rank, len(lengths), plan.num_ranks)) for rank in range(plan.num_ranks)]
+        size = plan.micro_batch_size
+        return [[share[i : i + size] for i in range(0, len(share), size)] for share in shares]
+    fill = fill_rows if plan.packing else fill_tables
+    return [
+        [
+            [share[i] for i in members]
+            for members in fill([lengths[i] for i in share], plan.micro_batch_tokens)
+        ]
+        for share in deal(lengths, plan.num_ranks)
     ]
 
 
 def _weights(samples: list[Sample], plan: BatchPlan) -> list[Tensor]:
     """Return each sample's token weights over its response, global over the minibatch."""
-    if not samples:
-        return []
     longest = max(len(sample.trajectory.token_ids) for sample in samples)
     mask = torch.zeros(len(samples), longest, dtype=torch.bool)
     for row, sample in enumerate(samples):
@@ -125,7 +151,9 @@ def _weights(samples: list[Sample], plan: BatchPlan) -> list[Tensor]:
     return list(token_weights(plan.reduction, mask, plan.max_response_tokens))
 
 
-def _micro_batch(rows: list[tuple[Sample, Tensor]], stand_in: tuple[Sample, Tensor]) -> MicroBatch:
+def _micro_batch(
+    rows: list[tuple[Sample, Tensor]], stand_in: tuple[Sample, Tensor], version: int | None = None
+) -> MicroBatch:
     """Pad rows into tensors; an empty share becomes one untrained row, to keep ranks in step."""
     trained = bool(rows)
     rows = rows or [stand_in]
@@ -133,6 +161,7 @@ def _micro_batch(rows: list[tuple[Sample, Tensor]], stand_in: tuple[Sample, Tens
     token_ids = torch.zeros(shape, dtype=torch.int64)
     attention_mask = torch.zeros(shape, dtype=torch.bool)
     loss_mask = torch.zeros(shape, dtype=torch.bool)
+    fresh = torch.zeros(shape, dtype=torch.bool)
     weights, advantages, behavior, reference = (torch.zeros(shape) for _ in range(4))
     for row, (sample, share) in enumerate(rows):
         trajectory = sample.trajectory
@@ -144,6 +173,10 @@ def _micro_batch(rows: list[tuple[Sample, Tensor]], stand_in: tuple[Sample, Tens
             reference[row, start:end] = torch.tensor(sample.ref_logprobs)
         if trained:
             loss_mask[row, start:end] = torch.tensor(trajectory.loss_mask)
+            versions = torch.tensor(trajectory.weight_versions)
+            fresh[row, start:end] = loss_mask[row, start:end] & (
+                torch.tensor(True) if version is None else versions == version
+            )
             weights[row, start:end] = share[: end - start].to(torch.float32)
             advantages[row, start:end] = sample.advantage
     return MicroBatch(
@@ -153,6 +186,7 @@ def _micro_batch(rows: list[tuple[Sample, Tensor]], stand_in: tuple[Sample, Tens
         weights=weights,
         advantages=advantages,
         behavior_logprobs=behavior,
+        fresh=fresh,
         ref_logprobs=reference if rows[0][0].ref_logprobs is not None else None,
     )
 

@@ -22,13 +22,14 @@ def sample(index, length):
     )
 
 
-def plan(num_ranks, micro_batch_size, num_minibatches=2):
+def plan(num_ranks, micro_batch_size, num_minibatches=2, **tokens):
     return BatchPlan(
         num_minibatches=num_minibatches,
         num_ranks=num_ranks,
         micro_batch_size=micro_batch_size,
         reduction="sequence_mean",
         max_response_tokens=9,
+        **tokens,
     )
 
 
@@ -52,6 +53,21 @@ def test_ranks_and_micro_batches_change_nothing(num_ranks, micro_batch_size):
         assert trained(ours, update) == trained(reference, update)
         counts = {len(rank.minibatches[update]) for rank in ours}
         assert len(counts) == 1
+
+
+@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize(("num_ranks", "tokens"), [(1, 1000), (1, 7), (2, 14), (3, 20), (5, 7)])
+def test_micro_batches_of_so_many_tokens_change_nothing_either(num_ranks, tokens, packing):
+    samples = [sample(i, 1 + i % 5) for i in range(16)]
+    reference = build_batches(samples, plan(1, 16), seed=7)
+    cut = plan(num_ranks, 1, micro_batch_tokens=tokens, packing=packing)
+    ours = build_batches(samples, cut, seed=7)
+    for update in range(2):
+        assert trained(ours, update) == trained(reference, update)
+        assert len({len(rank.minibatches[update]) for rank in ours}) == 1
+        for micro in (micro for rank in ours for micro in rank.minibatches[update]):
+            mask = micro.attention_mask
+            assert (int(mask.sum()) if packing else mask.numel()) <= tokens
 
 
 def test_weights_sum_to_one_over_a_minibatch_and_column_zero_is_untrained():

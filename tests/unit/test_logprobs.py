@@ -39,19 +39,27 @@ def test_from_logits_by_hand():
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3, None])
+@pytest.mark.parametrize("vocab_chunk_size", [1, 4, None])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_chunks_equal_full_logits(chunk_size, with_bias):
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_tiles_equal_full_logits(chunk_size, vocab_chunk_size, with_bias, temperature):
     leaves, tokens, mask, upstream = case(with_bias=with_bias)
-    ours, entropy = chunked(leaves, tokens, temperature=0.7, chunk_size=chunk_size, loss_mask=mask)
+    options = {"temperature": temperature, "loss_mask": mask, "chunk_size": chunk_size}
+    options |= {"vocab_chunk_size": vocab_chunk_size}
+    ours, entropy = chunked(leaves, tokens, **options)
     gradients = torch.autograd.grad((ours * upstream).sum(), leaves)
 
     hidden, weight, *bias = leaves
     logits = torch.nn.functional.linear(hidden, weight, *bias)
-    full, full_entropy = from_logits(logits, tokens, temperature=0.7)
+    full, full_entropy = from_logits(logits, tokens, temperature=temperature)
     expected = torch.autograd.grad((full * upstream * mask).sum(), leaves)
     torch.testing.assert_close(ours, full * mask)
     torch.testing.assert_close(entropy, full_entropy * mask)
     assert not entropy.requires_grad
+    with torch.no_grad():
+        alone, none = chunked(leaves, tokens, **options)
+    torch.testing.assert_close(alone, full * mask)
+    assert none is None
     for one, other in zip(gradients, expected, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -67,29 +75,43 @@ def test_gradients_agree_with_finite_differences():
     leaves, tokens, mask, _ = case()
 
     def logprobs(*inputs):
-        return chunked(inputs, tokens, temperature=1.3, chunk_size=2, loss_mask=mask)[0]
+        return chunked(
+            inputs, tokens, temperature=1.3, chunk_size=2, vocab_chunk_size=4, loss_mask=mask
+        )[0]
 
     assert torch.autograd.gradcheck(logprobs, leaves)
 
 
-def test_logits_never_exist_in_full():
+def test_logits_exist_a_tile_at_a_time_and_nothing_is_larger_than_the_head():
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             nonlocal largest
             result = function(*args, **(kwargs or {}))
-            if isinstance(result, torch.Tensor) and result.shape[-1:] == (997,):
+            if isinstance(result, torch.Tensor):
                 largest = max(largest, result.numel())
             return result
 
-    # The head's own transpose, [2, 997], stays below a chunk's logits, [4, 997].
-    hidden = torch.randn(2, 17, 2, requires_grad=True)
+    hidden = torch.randn(2, 101, 2, requires_grad=True)
     weight = torch.randn(997, 2, requires_grad=True)
-    tokens = torch.randint(0, 997, (2, 17))
+    tokens = torch.randint(0, 997, (2, 101))
     with Watch():
-        token_logprobs(hidden, weight, tokens, chunk_size=4)[0].sum().backward()
-    assert largest == 4 * 997
+        token_logprobs(hidden, weight, tokens, chunk_size=64)[0].sum().backward()
+        assert largest == 64 * 997
+        largest = 0
+        token_logprobs(hidden, weight, tokens, chunk_size=64, vocab_chunk_size=16)[
+            0
+        ].sum().backward()
+        assert largest == weight.numel()
+
+
+def test_large_logits_do_not_overflow():
+    leaves, tokens, mask, _ = case(torch.float32)
+    leaves[0] = (leaves[0].detach() * 1e4).requires_grad_()
+    ours, entropy = chunked(leaves, tokens, vocab_chunk_size=3, loss_mask=mask)
+    ours.sum().backward()
+    assert all(bool(value.isfinite().all()) for value in (ours, entropy, leaves[0].grad))
 
 
 def test_a_frozen_head_gets_no_gradient_and_changes_none():
@@ -100,6 +122,17 @@ def test_a_frozen_head_gets_no_gradient_and_changes_none():
     chunked([hidden, frozen], tokens, loss_mask=mask)[0].sum().backward()
     assert torch.equal(hidden.grad, expected)
     assert frozen.grad is None
+
+
+def test_a_compiled_function_gives_the_same():
+    leaves, tokens, mask, _ = case()
+    expected, _ = chunked(leaves, tokens, chunk_size=4, loss_mask=mask)
+    gradients = torch.autograd.grad(expected.sum(), leaves)
+    compiled = torch.compile(chunked, backend="aot_eager")
+    ours, _ = compiled(leaves, tokens, chunk_size=4, loss_mask=mask)
+    torch.testing.assert_close(ours, expected)
+    for one, other in zip(torch.autograd.grad(ours.sum(), leaves), gradients, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_bfloat16_has_a_float32_softmax_and_bfloat16_gradients():
