@@ -25,7 +25,7 @@ class Intake(Protocol):
         """Take one bucket."""
         ...
 
-    async def finish(self, version: int) -> list[dict[str, int]]:
+    async def finish(self) -> list[dict[str, int]]:
         """Put what was taken to use; return each vLLM process's fingerprints of it."""
         ...
 
@@ -58,9 +58,9 @@ class WholeWeights:
 
         await self.engine.update_weights(WeightTransferUpdateRequest(update_info=dict(bucket)))
 
-    async def finish(self, version: int) -> list[dict[str, int]]:
+    async def finish(self) -> list[dict[str, int]]:
         """Let vLLM process the weights; return the fingerprints of what it loaded."""
-        await self.engine.finish_weight_update(str(version))
+        await self.engine.finish_weight_update()
         return await self.engine.collective_rpc("weight_fingerprints")
 
     def request(self) -> None:
@@ -93,9 +93,8 @@ class AdapterWeights:
         """Copy one bucket's tensors."""
         await self.engine.collective_rpc("take_adapter", args=(dict(bucket),))
 
-    async def finish(self, version: int) -> list[dict[str, int]]:
+    async def finish(self) -> list[dict[str, int]]:
         """Let vLLM use the adapter; return its fingerprints."""
-        del version  # vLLM labels whole weights only
         settings = {
             "r": self.lora.rank,
             "lora_alpha": self.lora.alpha,

@@ -71,31 +71,38 @@ class Cast:
         self.seats = seats(config, roles)
         self.group = reserve(self.seats, config.ray.placement_timeout_s)
         self.actors: list[Actor] = []
+        self._started: dict[str, Any] = {}
         for position, seat in enumerate(self.seats):
             self.actors.append(self._create(seat, position))
 
     async def rollouts(self, model_folder: Path) -> RolloutPool:
-        """Start the rollout workers."""
-        limit_s = self.config.rollout.start_timeout_s
-        actors = await self._start("rollout", limit_s, str(model_folder))
-        return RolloutPool(actors, self.config.rollout.timeout_s + 60.0)
+        """Start the rollout workers, once."""
+        if "rollout" not in self._started:
+            limit_s = self.config.rollout.start_timeout_s
+            actors = await self._start("rollout", limit_s, str(model_folder))
+            self._started["rollout"] = RolloutPool(actors, self.config.rollout.timeout_s + 60.0)
+        return self._started["rollout"]
 
     async def rewards(self) -> RewardPool:
-        """Start the reward workers."""
-        actors = await self._start("reward", self.config.reward.start_timeout_s)
-        return RewardPool(actors, self.config.reward.timeout_s)
+        """Start the reward workers, once."""
+        if "reward" not in self._started:
+            actors = await self._start("reward", self.config.reward.start_timeout_s)
+            self._started["reward"] = RewardPool(actors, self.config.reward.timeout_s)
+        return self._started["reward"]
 
     async def reference(self, model_folder: Path) -> ReferenceHandle | None:
-        """Start the reference policy where the recipe has a KL penalty."""
+        """Start the reference policy, or give it other weights, where there is one."""
         limit_s = self.config.reference.start_timeout_s
         actors = await self._start("reference", limit_s, str(model_folder))
         return ReferenceHandle(actors[0], self.config.reference.timeout_s) if actors else None
 
     async def learners(self) -> LearnerGroup:
-        """Let the learner ranks find each other."""
-        group = LearnerGroup(self._of("learner"), self.config.learner.timeout_s)
-        await group.connect(self.config.learner.start_timeout_s)
-        return group
+        """Let the learner ranks find each other, once."""
+        if "learner" not in self._started:
+            group = LearnerGroup(self._of("learner"), self.config.learner.timeout_s)
+            await group.connect(self.config.learner.start_timeout_s)
+            self._started["learner"] = group
+        return self._started["learner"]
 
     def _of(self, role: str) -> list[Actor]:
         pairs = zip(self.seats, self.actors, strict=True)

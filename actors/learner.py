@@ -16,11 +16,12 @@ from actors.placement import weight_backend
 from actors.policy_source import Part, PolicySource
 from actors.publish import Receiver, RolloutClient, ShmSender, make_sender, publish
 from rlpost.batching import MicroBatch, RankBatch
+from rlpost.choices import Offload, OldLogprobs
 from rlpost.learning import Phase, TokenPolicy, mismatch_metrics, policy_loss
 from rlpost.metrics import Metrics
 from rlpost.models import load_policy, load_tokenizer, save_policy
 from rlpost.objectives import build_from
-from rlpost.schema import LearnerConfig, Offload, RunConfig
+from rlpost.schema import LearnerConfig, RunConfig
 
 log = logging.getLogger(__name__)
 
@@ -82,10 +83,10 @@ class LearnerRank:
 
         self._release()
         config = self.config
-        random.seed(config.seed)
-        torch.manual_seed(config.seed)
+        random.seed(phase.seed)
+        torch.manual_seed(phase.seed)
         self.policy = load_policy(config, folder)
-        module = TokenPolicy(self.policy, phase.temperature)
+        module = TokenPolicy(self.policy, phase.temperature, packing=config.learner.packing)
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
             trained,
@@ -106,6 +107,8 @@ class LearnerRank:
             lr_scheduler=schedule,
             config=deepspeed_config(config.learner, config.model.dtype.value),
         )
+        if config.learner.packing:
+            module.check_packing()
         self.phase = phase
         self.objective = build_from(phase.objective)
 
@@ -123,11 +126,15 @@ class LearnerRank:
             for minibatch in batch.minibatches
         ]
         metrics = Metrics()
+        # The first update's own forward pass is of the weights that the step starts from.
         several = phase.epochs * len(minibatches) > 1
-        old = [self._old_logprobs(m, metrics) for m in minibatches] if several else None
-        for _ in range(phase.epochs):
+        recompute = several and phase.old_logprobs is OldLogprobs.recompute
+        old = [self._old_logprobs(m, metrics) for m in minibatches] if recompute else None
+        for epoch in range(phase.epochs):
             for index, minibatch in enumerate(minibatches):
-                self._update_once(minibatch, old[index] if old else None, step, metrics)
+                first = not recompute and epoch == index == 0
+                self._backward(minibatch, old[index] if old else None, step, metrics, first=first)
+                self._step(metrics)
         return metrics
 
     def _old_logprobs(self, minibatch: Sequence[MicroBatch], metrics: Metrics) -> list[Tensor]:
@@ -138,22 +145,35 @@ class LearnerRank:
             metrics.merge(mismatch_metrics(logprobs, micro))
         return old
 
-    def _forward(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
+    def _forward(self, micro: MicroBatch) -> tuple[Tensor, Any]:
         return self.engine(micro.token_ids, micro.attention_mask, micro.loss_mask)
 
-    def _update_once(
-        self, minibatch: Sequence[MicroBatch], old: list[Tensor] | None, step: int, metrics: Metrics
+    def _backward(
+        self,
+        minibatch: Sequence[MicroBatch],
+        old: list[Tensor] | None,
+        step: int,
+        metrics: Metrics,
+        *,
+        first: bool,
     ) -> None:
-        """Do one optimiser update; without `old`, this first forward pass is the old policy."""
+        """Accumulate the minibatch's gradient over micro-batches and ranks.
+
+        `first` says that the weights are those that the step starts from. Without `old`, the old
+        policy is what the phase says: vLLM's, or this forward pass.
+        """
         phase = self._phase()
         world_size = self.config.learner.num_ranks
         share = 1.0 / (len(minibatch) * world_size)
         for index, micro in enumerate(minibatch):
             self.engine.set_gradient_accumulation_boundary(index == len(minibatch) - 1)
             logprobs, entropy = self._forward(micro)
-            old_logprobs = old[index] if old else logprobs.detach()
-            if old is None:
-                metrics.merge(mismatch_metrics(old_logprobs, micro))
+            if first:
+                metrics.merge(mismatch_metrics(logprobs.detach(), micro))
+            if phase.old_logprobs is OldLogprobs.behavior:
+                old_logprobs = micro.behavior_logprobs
+            else:
+                old_logprobs = old[index] if old else logprobs.detach()
             loss, parts = policy_loss(
                 logprobs, entropy, old_logprobs, micro, self.objective, phase, step
             )
@@ -162,11 +182,20 @@ class LearnerRank:
             metrics.merge(parts)
             metrics.mean("policy/loss", float(loss.detach()), share)
             metrics.sum("tokens/trained", float(micro.loss_mask.sum()))
+            size, real = micro.attention_mask.numel(), float(micro.attention_mask.sum())
+            processed = real if self.config.learner.packing else size
+            metrics.mean("batch/padding_frac", processed - real, processed)
+
+    def _step(self, metrics: Metrics) -> None:
+        """Let the optimiser use the gradient."""
         norm = self._grad_norm_before_step()
         learning_rate = self.engine.get_lr()[0]
         self.engine.step()
         norm = float(self.engine.get_global_grad_norm()) if norm is None else norm
         metrics.mean("policy/grad_norm", norm, 1.0)
+        # Objectives differ in scale: over M(1) their norms compare.
+        if scale := self.objective.on_policy_multiplier:
+            metrics.mean("policy/grad_norm_scaled", norm / scale, 1.0)
         metrics.mean("policy/learning_rate", learning_rate, 1.0)
 
     def _grad_norm_before_step(self) -> float | None:

@@ -9,8 +9,9 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from rlpost.choices import WeightBackend
 from rlpost.errors import ResourceError
-from rlpost.schema import RunConfig, WeightBackend
+from rlpost.schema import RunConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,16 @@ def reserve(wanted: Sequence[Seat], timeout_s: float) -> PlacementGroup:
             f"free now: {_free(ray.available_resources())}. Stop other jobs, or ask for less"
         )
     return group
+
+
+def room(wanted: Sequence[Seat]) -> int:
+    """Return how many times over these actors fit into what is free now, at least once."""
+    free = ray.available_resources()
+    needed = Counter[str]()
+    for seat in wanted:
+        needed.update(seat.bundle())
+    # Several nodes may hold fewer than the sum of their free resources says: `reserve` then tells.
+    return max(1, min(int(free.get(name, 0.0) / n + 1e-6) for name, n in needed.items()))
 
 
 def strategy(group: PlacementGroup, index: int) -> PlacementGroupSchedulingStrategy:

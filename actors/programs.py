@@ -19,7 +19,7 @@ from actors.launch import Cast, run, running
 from rlpost.atomic import atomic_folder, write_text
 from rlpost.batching import BatchPlan, Sample, build_batches
 from rlpost.config import recipe_name
-from rlpost.console import Console
+from rlpost.console import Console, View
 from rlpost.controller import Controller, Parts
 from rlpost.errors import ConfigError
 from rlpost.evaluation import Evaluator
@@ -34,11 +34,13 @@ from rlpost.types import Group, Prompt, Trajectory
 
 log = logging.getLogger(__name__)
 
+TRAINING_ROLES = ("learner", "rollout", "reference", "reward")
+
 
 class Recording:
     """Writes each step to the trackers, the rollout files and the console."""
 
-    def __init__(self, config: RunConfig, tracker: Any, view: Console) -> None:
+    def __init__(self, config: RunConfig, tracker: Any, view: View) -> None:
         self.every = config.tracking.rollouts_every
         self.folder = Path(config.run_dir) / "rollouts"
         self.tracker = tracker
@@ -63,7 +65,7 @@ class Workshop:
         self.config = config
         self.run_dir = Path(config.run_dir)
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        write_text(self.run_dir / "config.yaml", OmegaConf.to_yaml(asdict_plain(config)))
+        write_text(self.run_dir / "config.yaml", as_yaml(config))
         self.source: Source = build_source(config)
         self.renderer = Renderer(config, load_tokenizer(config))
         self.model_folder = prepare_model(config, self.run_dir / "model")
@@ -89,11 +91,19 @@ def asdict_plain(config: RunConfig) -> dict[str, Any]:
     return asdict(config)
 
 
+STARTING = "starting Ray, vLLM, DeepSpeed and the verifiers: a minute or two on a small machine"
+
+
+def as_yaml(config: RunConfig) -> str:
+    """Return the resolved config as a run directory keeps it."""
+    return OmegaConf.to_yaml(asdict_plain(config))
+
+
 def _on_ray(
     config: RunConfig, program: Callable[[RunConfig, Awaitable[Workshop]], Awaitable[None]]
 ) -> int:
     """Run a program on Ray and return the exit code; task and model are prepared meanwhile."""
-    log.info("starting Ray, vLLM, DeepSpeed and the verifiers: a minute or two on a small machine")
+    log.info(STARTING)
     with Ending() as ending, ThreadPoolExecutor(1) as pool:
         preparing = pool.submit(Workshop, config)
         return run(config, ending, lambda: program(config, asyncio.wrap_future(preparing)))
@@ -106,22 +116,36 @@ def train(config: RunConfig) -> int:
 
 async def _train(config: RunConfig, preparing: Awaitable[Workshop]) -> None:
     title = f"{config.task.name} with {config.objective.name}"
-    async with running(config, ("learner", "rollout", "reference", "reward")) as cast:
+    async with running(config, TRAINING_ROLES) as cast:
         with Console(total_steps=config.steps, title=title) as view:
-            workshop = await preparing
-            tracker = build_tracker(config.tracking, workshop.run_dir, asdict_plain(config))
-            with closing(tracker):
-                recording = Recording(config, tracker, view)
-                controller = await _controller(workshop, cast, recording, view)
-                history = [await controller.start()]
-                for step in range(1, config.steps + 1):
-                    history.append(await controller.step(step))
-                    await _checkpoint(config, controller.parts.learner, step)
-                view.message(_summary(config, history))
+            history = await train_with(cast, config, preparing, view)
+            view.message(_summary(config, history))
 
 
-async def _controller(
-    workshop: Workshop, cast: Cast, recording: Recording, view: Console
+async def train_with(
+    cast: Cast, config: RunConfig, preparing: Awaitable[Workshop], view: View
+) -> list[dict[str, float]]:
+    """Run one training on a cast that was made for it, or for a run with the same actors.
+
+    Returns each step's metrics, those of step 0 first.
+    """
+    workshop = await preparing
+    tracker = build_tracker(config.tracking, workshop.run_dir, asdict_plain(config))
+    with closing(tracker):
+        recording = Recording(config, tracker, view)
+        controller = await make_controller(workshop, cast, recording, view)
+        try:
+            history = [await controller.start()]
+            for step in range(1, config.steps + 1):
+                history.append(await controller.step(step))
+                await _checkpoint(config, controller.parts.learner, step)
+        finally:
+            await controller.close()
+    return history
+
+
+async def make_controller(
+    workshop: Workshop, cast: Cast, recording: Recording, view: View
 ) -> Controller:
     """Start all roles, the rollout workers while the learner warm-starts."""
     config = workshop.config
@@ -162,7 +186,7 @@ async def _controller(
     return Controller(config, parts, evaluator, recording)
 
 
-async def _prepare_policy(workshop: Workshop, learner: LearnerGroup, view: Console) -> Path:
+async def _prepare_policy(workshop: Workshop, learner: LearnerGroup, view: View) -> Path:
     """Return the folder to train from, after a warm start where the recipe has one."""
     config = workshop.config
     if not config.warmstart.steps:
@@ -175,6 +199,8 @@ async def _prepare_policy(workshop: Workshop, learner: LearnerGroup, view: Conso
         num_minibatches=1,
         num_ranks=learner.num_ranks,
         micro_batch_size=config.learner.micro_batch_size,
+        micro_batch_tokens=config.learner.micro_batch_tokens,
+        packing=config.learner.packing,
         reduction="token_mean",
         max_response_tokens=config.sampling.max_response_tokens,
     )

@@ -2,6 +2,7 @@
 
 import os
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -146,6 +147,7 @@ class SharedMemory:
 
     def __init__(self) -> None:
         self._file = os.memfd_create("rlpost-weights")
+        weakref.finalize(self, os.close, self._file)
         self._storage = torch.empty(0, dtype=torch.uint8)
         self.path = f"/proc/{os.getpid()}/fd/{self._file}"
 

@@ -14,6 +14,7 @@ from actors.fingerprint import check_arrival
 from actors.intake import Intake, adapter_arguments, make_intake
 from actors.placement import weight_backend
 from rlpost.errors import ActorError, ConfigError, DeadlineError
+from rlpost.models import load_tokenizer
 from rlpost.schema import RunConfig
 from rlpost.types import Group, Prompt, Sampling, Trajectory
 
@@ -41,6 +42,11 @@ def _last_words() -> str:
     said = [line for line in errors if "EngineDeadError" not in line]
     cause = said[-1] if said else "it said nothing, as when it is killed or memory runs out"
     return f"{cause} (log: {path})"
+
+
+def _versions(spans: Any) -> tuple[int, ...]:
+    """Return each token's version from vLLM's own record of which weights sampled it."""
+    return tuple(int(span.version) for span in spans for _ in range(span.start, span.end))
 
 
 def _check_head_size(head_size: int) -> None:
@@ -71,8 +77,8 @@ class RolloutWorker:
         self.name = f"rollout-{index}"
         self.version = -1
         self.serving = asyncio.Event()
-        self.in_flight = 0
         self.engine: Any = None
+        self.tokenizer: Any = None
         self.intake: Intake
         self.memory: Any = None
 
@@ -123,6 +129,7 @@ class RolloutWorker:
         if rollout.num_gpus == 0:
             _check_head_size(plan.model_config.get_head_size())
         self.engine = AsyncLLM.from_vllm_config(plan)
+        self.tokenizer = load_tokenizer(config)
         self.intake = make_intake(self.engine, self.where, config)
 
     async def generate(self, prompt: Prompt, group_size: int, sampling: Sampling) -> Group:
@@ -140,15 +147,9 @@ class RolloutWorker:
                 f"{self.name} waited {limit_s:g} s for proved weights and got none; "
                 "see the learner's log, or raise rollout.timeout_s"
             ) from None
-        self.in_flight += 1
-        try:
-            version = self.version
-            with _explained():
-                output = await self._sample(prompt, group_size, sampling)
-            assert version == self.version, "weights changed under a request in flight"
-        finally:
-            self.in_flight -= 1
-        trajectories = tuple(self._trajectory(prompt, one, version) for one in output.outputs)
+        with _explained():
+            output = await self._sample(prompt, group_size, sampling)
+        trajectories = tuple(self._trajectory(prompt, one) for one in output.outputs)
         return Group(prompt=prompt, trajectories=trajectories)
 
     async def _sample(self, prompt: Prompt, group_size: int, sampling: Sampling) -> Any:
@@ -163,6 +164,8 @@ class RolloutWorker:
             max_tokens=sampling.max_response_tokens,
             seed=sampling.seed,
             logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,  # token by token it costs more than a small model itself
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         final = None
@@ -178,18 +181,21 @@ class RolloutWorker:
             raise ActorError(f"{self.name}: vLLM returned {got} responses of {group_size}")
         return final
 
-    def _trajectory(self, prompt: Prompt, output: Any, version: int) -> Trajectory:
+    def _trajectory(self, prompt: Prompt, output: Any) -> Trajectory:
         token_ids = tuple(output.token_ids)
-        logprobs = tuple(
-            entry[token].logprob for token, entry in zip(token_ids, output.logprobs, strict=True)
-        )
+        if tuple(output.logprobs.token_ids) != token_ids:
+            raise ActorError(
+                f"{self.name}: vLLM returned logprobs of tokens that it did not sample"
+            )
+        # Nothing but an end token stops a response, and it is no part of the text.
+        shown = token_ids[:-1] if output.finish_reason == "stop" else token_ids
         return Trajectory(
             prompt_ids=prompt.token_ids,
             token_ids=token_ids,
             loss_mask=(True,) * len(token_ids),
-            behavior_logprobs=logprobs,
-            weight_versions=(version,) * len(token_ids),
-            text=output.text,
+            behavior_logprobs=tuple(output.logprobs.logprobs),
+            weight_versions=_versions(output.weight_versions),
+            text=self.tokenizer.decode(shown, skip_special_tokens=True),
             finish_reason=output.finish_reason or "unknown",
             worker=self.name,
         )
@@ -207,7 +213,10 @@ class RolloutWorker:
         """Stop serving and prepare vLLM for new weights."""
         self.serving.clear()
         with _explained():
-            await self.engine.pause_generation(mode="wait", clear_cache=True)
+            # A cleared cache makes vLLM compute anew, with the new weights, what a response holds
+            # so far: its next tokens' logprobs are then those of these weights alone.
+            mode = self.config.rollout.in_flight.value
+            await self.engine.pause_generation(mode=mode, clear_cache=True)
             await self.intake.start()
 
     async def update_weights(self, update_info: Mapping[str, Any], buffer: Any = None) -> None:
@@ -230,9 +239,10 @@ class RolloutWorker:
         """
         with _explained():
             weights = f"weights of version {version} in {self.where}"
-            for arrived in await self.intake.finish(version):
+            for arrived in await self.intake.finish():
                 check_arrival(weights, fingerprints, arrived)
             self.version = version
+            await self.engine.update_weight_version(str(version))
             await self.engine.resume_generation()
         self.serving.set()
 

@@ -2,16 +2,20 @@
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from unittest.mock import patch
 
+import psutil
 import ray
 from ray._private.node import Node
 from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
 from ray.experimental.internal_kv import _internal_kv_put
 
+from rlpost.errors import ActorError
 from rlpost.schema import RayConfig
+
+log = logging.getLogger(__name__)
 
 _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -19,6 +23,8 @@ _ENVIRONMENT = {
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
 }
+_ATTEMPTS = 3
+_ENDING_S = 1.0  # Ray's agents look only now and then whether their raylet is still there
 # An idle Ray wakes up many times a second, which is a good part of two slow cores: on one machine,
 # and with nobody to look at its dashboard, it need not.
 _SELDOM = {
@@ -45,19 +51,22 @@ _UNUSED = ("start_log_monitor", "start_monitor", "start_api_server")
 
 @contextmanager
 def ray_runtime(settings: RayConfig) -> Iterator[None]:
-    """Connect to Ray, or start one on this machine that ends with the block."""
+    """Connect to Ray, or start one on this machine that ends with the block, all of it."""
     _set_environment(_ENVIRONMENT)
     if ray.is_initialized():
         yield
         return
+    others = psutil.Process().children()
+    ours = None
     try:
         if settings.address is not None:
             ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             _start(settings)
+        ours = _children_but(others)
         yield
     finally:
-        ray.shutdown()
+        _end(_children_but(others) if ours is None else ours)
 
 
 def _start(settings: RayConfig) -> None:
@@ -66,19 +75,56 @@ def _start(settings: RayConfig) -> None:
             _set_environment(_SELDOM)
             for name in _UNUSED:
                 without.enter_context(patch.object(Node, name, lambda *_, **__: None))
-        ray.init(
-            address="local",
-            num_cpus=settings.num_cpus or os.cpu_count(),
-            num_gpus=settings.num_gpus,
-            include_dashboard=settings.dashboard,
-            object_store_memory=int(settings.object_store_gib * 2**30),
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
-        )
+        # Ray gives its agent 15 s to start, whatever the machine, and gives up: the next attempt
+        # finds the agent's files read and compiled (ray-project/ray issue 65983).
+        for attempt in range(1, _ATTEMPTS + 1):
+            others = psutil.Process().children()
+            try:
+                _init(settings)
+                break
+            except Exception as error:  # Ray raises no class of its own
+                _end(_children_but(others))
+                if attempt == _ATTEMPTS:
+                    raise ActorError(
+                        f"Ray did not start on this machine in {_ATTEMPTS} attempts: {error} "
+                        "(log: /tmp/ray/session_latest/logs/raylet.out)"
+                    ) from error
+                log.warning("Ray did not start, which happens on a slow machine: trying again")
     if not settings.dashboard:
         # Ray's agent asks for the address once a second until there is one.
         _internal_kv_put(DASHBOARD_ADDRESS, "no dashboard", namespace=KV_NAMESPACE_DASHBOARD)
+
+
+def _init(settings: RayConfig) -> None:
+    ray.init(
+        address="local",
+        num_cpus=settings.num_cpus or os.cpu_count(),
+        num_gpus=settings.num_gpus,
+        include_dashboard=settings.dashboard,
+        object_store_memory=int(settings.object_store_gib * 2**30),
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _node_ip_address="127.0.0.1",
+    )
+
+
+def _children_but(others: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Return what this process has started besides those others."""
+    return [process for process in psutil.Process().children() if process not in others]
+
+
+def _end(roots: Sequence[psutil.Process]) -> None:
+    """Leave Ray; what it has started and does not end at once is killed: nobody else does."""
+    started = list(roots)
+    for process in roots:
+        with suppress(psutil.Error):
+            started += process.children(recursive=True)
+    ray.shutdown()
+    left = psutil.wait_procs(started, timeout=_ENDING_S)[1]
+    for process in left:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(left, timeout=_ENDING_S)
 
 
 def _set_environment(settings: dict[str, str]) -> None:

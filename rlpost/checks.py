@@ -1,12 +1,22 @@
 """Combinations that no machine can run, refused before anything starts."""
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from rlpost.choices import (
+    Advantage,
+    Correction,
+    LoraTransfer,
+    Offload,
+    OldLogprobs,
+    Reduction,
+    WeightBackend,
+)
 from rlpost.errors import ConfigError
-from rlpost.schema import LoraTransfer, Offload, Reduction, RunConfig, WeightBackend
+from rlpost.schema import RunConfig
 
 Problems = Iterator[str]
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # vLLM 0.32
@@ -48,12 +58,19 @@ def _positive(config: RunConfig) -> Problems:
     for name, value in amounts.items():
         if not value > 0:
             yield f"{name} must be positive, got {value}"
+    budget, longest = config.learner.micro_batch_tokens, config.max_model_len
+    if budget is not None and budget < longest:
+        yield (
+            f"learner.micro_batch_tokens={budget} must hold the longest sequence of {longest} "
+            "tokens (sampling.max_prompt_tokens + sampling.max_response_tokens): raise it, or use "
+            "null for micro-batches of learner.micro_batch_size sequences"
+        )
     if config.kl_coef < 0:
         yield f"kl_coef must be 0 or more, got {config.kl_coef}: 0 switches the penalty off"
 
 
 def _batch(config: RunConfig) -> Problems:
-    if config.group_size < 2:
+    if config.group_size < 2 and config.advantage is not Advantage.reinforce_baseline:
         yield (
             f"group_size={config.group_size} leaves advantage={config.advantage.value} nothing to "
             "compare with: use group_size of 2 or more"
@@ -133,6 +150,41 @@ def _model(config: RunConfig) -> Problems:
             "model.lora.transfer=adapter needs model.lora.rank from 1 to "
             f"{MAX_ADAPTER_RANK}, got {lora.rank}: set the rank, or use merged"
         )
+
+
+def _objective(config: RunConfig) -> Problems:
+    correction = config.correction
+    if not 0 < correction.low < correction.high < math.inf:
+        yield (
+            f"correction.low={correction.low} and correction.high={correction.high} must be "
+            "positive, and low the smaller: try 0.5 and 2"
+        )
+    if not 0 < correction.cap < math.inf:
+        yield f"correction.cap must be positive and finite, got {correction.cap}: try 2"
+    behavior = config.old_logprobs is OldLogprobs.behavior
+    if config.max_staleness < 0:
+        yield f"max_staleness must be 0 or more, got {config.max_staleness}: 0 samples as sync does"
+    if config.staleness_bound and not behavior and correction.kind is Correction.none:
+        yield (
+            f"mode=async with max_staleness={config.max_staleness} trains on samples of older "
+            "weights, and nothing corrects for that: use old_logprobs=behavior, or name a "
+            "correction: correction.kind=tis"
+        )
+    if behavior and correction.kind is not Correction.none:
+        yield (
+            f"old_logprobs=behavior lets the ratio start from vLLM, so correction.kind="
+            f"{correction.kind.value} would correct nothing: use correction.kind=none, or "
+            "old_logprobs=recompute"
+        )
+    if config.normalize_advantages and config.advantage is not Advantage.reinforce_baseline:
+        yield (
+            "normalize_advantages=true is for advantage=reinforce_baseline, got "
+            f"advantage={config.advantage.value}: set it to false"
+        )
+    if config.objective.name == "custom":
+        from rlpost.objectives import build_from
+
+        build_from(config.objective)
 
 
 def _learner(config: RunConfig) -> Problems:
@@ -245,6 +297,7 @@ def _tracking(config: RunConfig) -> Problems:
 RULES: tuple[Callable[[RunConfig], Problems], ...] = (
     _positive,
     _batch,
+    _objective,
     _sampling,
     _context,
     _model,

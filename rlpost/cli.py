@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ _EPILOG = """examples:
   rlpost eval runs/NAME/export recipe=quickstart
   rlpost warmstart recipe=quickstart run_dir=runs/warm
   rlpost export runs/NAME path/to/model
+  rlpost compare recipe=quickstart objectives=[clip,mhpo,mhpo:dhp=false] seeds=3 out=runs/study
+  rlpost objective plot mhpo clip holder mhpo:dhp=false out=pictures
   rlpost doctor
 
 Overrides are Hydra's: field=value, group=option (recipe, task, objective), and Hydra's own options
@@ -31,6 +34,8 @@ _COMMANDS = {
     "eval": "measure a checkpoint on a task: rlpost eval CHECKPOINT [overrides]",
     "warmstart": "train on a task's worked answers only",
     "export": "copy a checkpoint's policy as a transformers folder: CHECKPOINT FOLDER",
+    "compare": "train with several objectives and seeds, and write a page that compares them",
+    "objective": "draw objectives: plot NAME[:field=value]... [out=FOLDER]",
     "doctor": "say what this machine can run, and what is wrong with a remedy",
 }
 
@@ -80,8 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     )
 
 
-def _programs() -> Any:
-    """Import the actors, after making sure that they are ours."""
+def _programs(module: str = "programs") -> Any:
+    """Import a module of the actors, after making sure that they are ours."""
     import actors
 
     if getattr(actors, "OWNER", None) != "rlpost":
@@ -90,12 +95,11 @@ def _programs() -> Any:
             "or move it, or run from another folder"
         )
     try:
-        import actors.programs
+        return import_module(f"actors.{module}")
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"the package {error.name} is missing: pip install 'rlpost[cpu]' or 'rlpost[gpu]'"
         ) from error
-    return actors.programs
 
 
 def _with_hydra(words: list[str], run: Callable[[RunConfig], int]) -> int:
@@ -121,7 +125,7 @@ def _with_hydra(words: list[str], run: Callable[[RunConfig], int]) -> int:
         except RlpostError as error:
             failures.append(error)
 
-    program, sys.argv = sys.argv, ["rlpost", *words]
+    program, sys.argv = sys.argv, ["rlpost", *_overrides_first(words)]
     # Hydra would print its own message and exit; ours names the field and the remedy.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -133,6 +137,12 @@ def _with_hydra(words: list[str], run: Callable[[RunConfig], int]) -> int:
     if failures:
         raise failures[0]
     return max(codes, default=0)
+
+
+def _overrides_first(words: list[str]) -> list[str]:
+    """Return overrides, then options: Hydra's parser takes no option between two overrides."""
+    overrides = [w for w in words if not w.startswith("-") and ("=" in w or w.startswith("~"))]
+    return overrides + [word for word in words if word not in overrides]
 
 
 def _complete(words: list[str]) -> int:
@@ -160,6 +170,22 @@ def _warmstart(words: list[str]) -> int:
     return _with_hydra(words, lambda config: _programs().warmstart(config))
 
 
+def _compare(words: list[str]) -> int:
+    from rlpost.comparison import overrides_of, read_command
+    from rlpost.config import load
+    from rlpost.logs import set_up
+
+    comparison, overrides = read_command(words)
+    set_up("driver")
+
+    def configure(label: str, seed: int) -> RunConfig:
+        return load(None, [*overrides, *overrides_of(label, seed)])
+
+    command = " ".join(["rlpost", "compare", *words])
+    configure(comparison.labels[0], 0)  # a mistake is told before the engines are imported
+    return _programs("compare").compare(comparison, configure, command)
+
+
 def _eval(words: list[str]) -> int:
     if not words or "=" in words[0] or words[0].startswith("-"):
         raise ConfigError("rlpost eval needs a checkpoint first: rlpost eval CHECKPOINT recipe=...")
@@ -171,6 +197,24 @@ def _export(words: list[str]) -> int:
     if len(words) != 2:
         raise ConfigError(f"rlpost export takes CHECKPOINT and FOLDER, got {len(words)} words")
     return _programs().export(Path(words[0]), Path(words[1]))
+
+
+def _objective(words: list[str]) -> int:
+    folder, names = ".", []
+    for word in words[1:]:
+        if word.startswith("out="):
+            folder = word.removeprefix("out=")
+        else:
+            names.append(word)
+    if not words or words[0] != "plot" or not names:
+        raise ConfigError(
+            "rlpost objective takes plot and names: rlpost objective plot mhpo clip [out=FOLDER]"
+        )
+    from rlpost.plots import plot_objectives
+
+    paths = plot_objectives(names, Path(folder))
+    sys.stdout.write("".join(f"{path}\n" for path in paths))
+    return 0
 
 
 def _doctor(words: list[str]) -> int:
@@ -186,6 +230,8 @@ _RUN: dict[str, Callable[[list[str]], int]] = {
     "eval": _eval,
     "warmstart": _warmstart,
     "export": _export,
+    "compare": _compare,
+    "objective": _objective,
     "doctor": _doctor,
 }
 

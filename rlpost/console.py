@@ -2,14 +2,16 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from rich.console import Console as RichConsole
 from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
@@ -18,8 +20,24 @@ from rich.text import Text
 log = logging.getLogger(__name__)
 
 
+class View(Protocol):
+    """Shows where a run is."""
+
+    def phase(self, name: str) -> None:
+        """Say what the run is doing now."""
+        ...
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """Show a finished step."""
+        ...
+
+    def message(self, text: str) -> None:
+        """Show a line of text."""
+        ...
+
+
 class Console:
-    """Shows where a run is.
+    """Shows where one run is.
 
     Use: `with Console(total_steps=60, title="quickstart") as view:`, then `view.phase("rollout")`,
     `view.step(1, values)` and `view.message("checkpoint written")`. `first_step` is the step that
@@ -109,6 +127,79 @@ class Console:
         )
         line = step_line(self._step, self.total_steps, self._shown, self._left_s())
         return Group(self._spinner, bar, Text(line))
+
+
+class Board:
+    """Shows where several runs are, a few of them at once.
+
+    On a terminal: a bar for each that goes on and one for all; elsewhere a line for each that has
+    ended. Use: `with Board(total_runs=75) as board:`, then
+    `with board.run("clip, seed 0", total_steps=20) as view:`.
+    """
+
+    def __init__(
+        self,
+        *,
+        total_runs: int,
+        terminal: RichConsole | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        terminal = terminal or RichConsole()
+        self.live = terminal.is_terminal and not terminal.is_dumb_terminal
+        self._clock = clock
+        self._total, self._ended, self._started_s = total_runs, 0, clock()
+        columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn())
+        self.bars = Progress(*columns, console=terminal, disable=not self.live, expand=True)
+        self._all = self.bars.add_task("all runs", total=total_runs)
+
+    def __enter__(self) -> Self:
+        self._started_s = self._clock()
+        self.bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bars.stop()
+
+    @contextmanager
+    def run(self, title: str, total_steps: int) -> Iterator[View]:
+        """Show a run while the block lasts; count it when the block ends well."""
+        bar = self.bars.add_task(title, total=total_steps)
+        row = _Row(self, title, bar)
+        try:
+            yield row
+        finally:
+            self.bars.remove_task(bar)
+        self._ended += 1
+        left_s = (self._clock() - self._started_s) / self._ended * (self._total - self._ended)
+        left = f"{timedelta(seconds=round(left_s))} left"
+        self.bars.update(self._all, completed=self._ended, description=f"all runs, {left}")
+        row.message(f"run {self._ended} of {self._total} has ended; {left}")
+
+
+class _Row:
+    """A run on a board."""
+
+    def __init__(self, board: Board, title: str, bar: TaskID) -> None:
+        self._board = board
+        self._title = title
+        self._bar = bar
+
+    def phase(self, name: str) -> None:
+        """Say what the run is doing now."""
+        self._board.bars.update(self._bar, description=f"{self._title}: {name}")
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """Move the run's bar."""
+        del values
+        self._board.bars.update(self._bar, completed=step)
+
+    def message(self, text: str) -> None:
+        """Show a line above the bars, or log it."""
+        line = f"{self._title}: {text}"
+        if self._board.live:
+            self._board.bars.console.print(Text(line))
+        else:
+            log.info("%s", line)
 
 
 def headline(values: Mapping[str, float]) -> dict[str, float]:

@@ -1,8 +1,7 @@
 """The step: sample, score, learn, publish. Written on roles alone; knows nothing of Ray."""
 
-import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Protocol
@@ -11,13 +10,15 @@ import torch
 
 from rlpost import advantages
 from rlpost.batching import BatchPlan, Sample, build_batches
-from rlpost.errors import DataError, WeightSyncError
+from rlpost.buffer import StepBuffer
+from rlpost.choices import Mode, OnTimeout, Reduction
+from rlpost.errors import DataError, StalenessError, WeightSyncError
 from rlpost.evaluation import Evaluator
 from rlpost.kl import kl
 from rlpost.metrics import Metrics
 from rlpost.objectives import build_from
 from rlpost.roles import Learner, Reference, Rollouts, Verifiers
-from rlpost.schema import OnTimeout, Reduction, RunConfig
+from rlpost.schema import RunConfig
 from rlpost.timing import PhaseTimer
 from rlpost.types import Group, Prompt, Sampling, Trajectory, Verdict
 
@@ -55,10 +56,22 @@ class Parts:
     reference: Reference | None
 
 
-class Controller:
-    """Runs synchronous group-relative reinforcement learning.
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A sampled group and what the verifiers said of it."""
 
-    Use: `await start()`, then `await step(n)` for n = 1, 2, ...; `version` counts publications.
+    group: Group
+    verdicts: Sequence[Verdict]
+
+
+class Controller:
+    """Runs group-relative reinforcement learning.
+
+    Sampling and learning take turns, or, in `mode=async`, go on at once: the episodes of later
+    steps are begun as early as the bound on staleness allows (see `rlpost.buffer`).
+
+    Use: `await start()`, then `await step(n)` for n = 1, 2, ..., and `await close()` however it
+    ends; `version` counts publications.
     """
 
     def __init__(
@@ -69,6 +82,9 @@ class Controller:
         self.evaluator = evaluator
         self.recorder = recorder
         self.version = -1
+        self.buffer = StepBuffer(
+            self._episodes, num_steps=config.steps, max_staleness=config.staleness_bound
+        )
         reduction = config.reduction.value
         if config.reduction is Reduction.auto:
             reduction = build_from(config.objective).default_reduction
@@ -76,6 +92,8 @@ class Controller:
             num_minibatches=config.minibatches,
             num_ranks=parts.learner.num_ranks,
             micro_batch_size=config.learner.micro_batch_size,
+            micro_batch_tokens=config.learner.micro_batch_tokens,
+            packing=config.learner.packing,
             reduction=reduction,
             max_response_tokens=config.sampling.max_response_tokens,
         )
@@ -89,22 +107,30 @@ class Controller:
         self.recorder.record(0, values, ())
         return values
 
+    async def close(self) -> None:
+        """End the episodes that nobody waits for any more."""
+        await self.buffer.close()
+
     async def step(self, step: int) -> dict[str, float]:
-        """Sample a batch, train on it, publish the new weights; return the step's metrics."""
+        """Take a batch, train on it, publish the new weights; return the step's metrics."""
         timer = PhaseTimer()
         metrics = Metrics()
         with self._phase("rollout", timer):
-            prompts = self.parts.prompts.draw(self.config.prompts_per_step)
-            groups = await asyncio.gather(*(self._episode(p, step, metrics) for p in prompts))
-            groups = self._usable(groups, metrics)
+            self.buffer.begin(self.version)
+            metrics.mean("queue/ready_frac", self.buffer.num_ready, self.buffer.num_waiting)
+            episodes = await self.buffer.take(step)
+            groups = self._usable([self._scored(one, metrics) for one in episodes], metrics)
         with self._phase("reference", timer):
             references = await self._reference(groups)
         with self._phase("batch", timer):
             samples = self._samples(groups, references, metrics)
-            batches = build_batches(samples, self.plan, _seed(self.config.seed, "batch", step))
+            plan = replace(self.plan, version=self.version)
+            batches = build_batches(samples, plan, _seed(self.config.seed, "batch", step))
         with self._phase("learn", timer):
             metrics.merge(await self.parts.learner.update(batches, step))
         values = metrics.values() | await self._publish(timer)
+        if self.config.mode is not Mode.sync:
+            self.buffer.begin(self.version)
         values |= await self._evaluate(step, timer)
         values |= timer.values()
         values["throughput/tokens_per_s"] = values["tokens/trained"] / values["time/step_s"]
@@ -116,7 +142,12 @@ class Controller:
         self.recorder.phase(name)
         return timer.phase(name)
 
-    async def _episode(self, prompt: Prompt, step: int, metrics: Metrics) -> Group:
+    def _episodes(self, step: int) -> list[Coroutine[None, None, Episode]]:
+        """Return what samples and scores a step's prompts."""
+        prompts = self.parts.prompts.draw(self.config.prompts_per_step)
+        return [self._episode(prompt, step) for prompt in prompts]
+
+    async def _episode(self, prompt: Prompt, step: int) -> Episode:
         """Sample one group and score it as soon as it is complete."""
         settings = self.config.sampling
         sampling = Sampling(
@@ -128,10 +159,11 @@ class Controller:
         )
         group = await self.parts.rollouts.generate(prompt, self.config.group_size, sampling)
         verdicts = await self.parts.verifiers.verify(prompt, group.trajectories)
-        return self._scored(group, verdicts, metrics)
+        return Episode(group, verdicts)
 
-    def _scored(self, group: Group, verdicts: Sequence[Verdict], metrics: Metrics) -> Group:
+    def _scored(self, episode: Episode, metrics: Metrics) -> Group:
         """Attach rewards; a trajectory without one is dropped and counted by its reason."""
+        group, verdicts = episode.group, episode.verdicts
         if len(verdicts) != len(group.trajectories):
             raise DataError(
                 f"prompt {group.prompt.id}: the verifier returned {len(verdicts)} verdicts for "
@@ -188,7 +220,12 @@ class Controller:
         group_ids = torch.tensor([i for i, g in enumerate(groups) for _ in g.trajectories])
         self._note_batch(groups, trajectories, rewards, metrics)
         rewards = rewards - self._kl_in_reward(trajectories, references)
-        values = advantages.compute(self.config.advantage.value, rewards, group_ids)
+        values = advantages.compute(
+            self.config.advantage.value,
+            rewards,
+            group_ids,
+            normalize=self.config.normalize_advantages,
+        )
         return [
             Sample(trajectory=trajectory, advantage=advantage, ref_logprobs=reference)
             for trajectory, advantage, reference in zip(
@@ -231,8 +268,18 @@ class Controller:
             metrics.mean("response/length_mean", num_tokens, 1.0)
             metrics.mean("response/truncated_frac", float(trajectory.truncated), 1.0)
             metrics.sum("tokens/generated", num_tokens)
-            staleness = float(self.version - min(trajectory.weight_versions, default=self.version))
+            oldest = min(trajectory.weight_versions, default=self.version)
+            staleness = float(self.version - oldest)
+            if staleness > self.config.staleness_bound:
+                raise StalenessError(
+                    f"a token of version {oldest} would be trained on at version {self.version}, "
+                    f"and at most {self.config.staleness_bound} versions are allowed "
+                    f"(mode={self.config.mode.value}, max_staleness): {trajectory.worker} did not "
+                    "serve what was published"
+                )
             metrics.mean("staleness/mean", staleness, 1.0)
+            mixed = len(set(trajectory.weight_versions)) > 1
+            metrics.mean("staleness/mixed_frac", float(mixed), 1.0)
             metrics.maximum("staleness/max", staleness)
             for name, value in trajectory.reward_parts.items():
                 metrics.mean(f"reward/{name}", value, 1.0)

@@ -25,5 +25,9 @@ class WeightSyncError(RlpostError, RuntimeError):
     """The weights that arrived in a rollout worker are not the weights that were sent."""
 
 
+class StalenessError(RlpostError, RuntimeError):
+    """A batch holds tokens sampled by weights older than the recipe allows."""
+
+
 class DeadlineError(RlpostError, TimeoutError):
     """What was waited for did not come in time; the message says what and for how long."""

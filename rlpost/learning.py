@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from rlpost.batching import MicroBatch
+from rlpost.choices import Correction, LrSchedule, OldLogprobs
+from rlpost.corrections import correction_weights
+from rlpost.errors import ConfigError
 from rlpost.kl import kl
 from rlpost.logprobs import token_logprobs
 from rlpost.metrics import Metrics
 from rlpost.objective_configs import objective_configs
 from rlpost.objectives import ObjectiveInputs
-from rlpost.schema import LrSchedule, ObjectiveConfig, RunConfig
+from rlpost.schema import CorrectionConfig, ObjectiveConfig, RunConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +27,13 @@ class Phase:
     """
 
     name: str
+    seed: int
     objective: ObjectiveConfig
     temperature: float
     kl_coef: float
     kl_estimator: str
+    correction: CorrectionConfig
+    old_logprobs: OldLogprobs
     epochs: int
     learning_rate: float
     lr_schedule: LrSchedule
@@ -41,10 +47,13 @@ def training_phase(config: RunConfig) -> Phase:
     in_loss = config.kl.where.value == "loss"
     return Phase(
         name="train",
+        seed=config.seed,
         objective=config.objective,
         temperature=config.sampling.temperature,
         kl_coef=config.kl_coef if in_loss else 0.0,
         kl_estimator=config.kl.estimator.value,
+        correction=config.correction,
+        old_logprobs=config.old_logprobs,
         epochs=config.epochs,
         learning_rate=config.learner.learning_rate,
         lr_schedule=config.learner.lr_schedule,
@@ -59,10 +68,13 @@ def warmstart_phase(config: RunConfig) -> Phase:
     warmstart = config.warmstart
     return Phase(
         name="warmstart",
+        seed=config.seed,
         objective=objective_configs["reinforce"](),
         temperature=1.0,
         kl_coef=0.0,
         kl_estimator="k3",
+        correction=CorrectionConfig(),
+        old_logprobs=OldLogprobs.recompute,
         epochs=1,
         learning_rate=warmstart.learning_rate,
         lr_schedule=warmstart.lr_schedule,
@@ -75,32 +87,74 @@ def warmstart_phase(config: RunConfig) -> Phase:
 class TokenPolicy(nn.Module):
     """A causal language model that answers with the logprobs of given tokens.
 
-    The LM head computes logprobs chunk by chunk inside its own `forward`, so that DeepSpeed
-    gathers a sharded head for it as for any other module.
+    The LM head computes logprobs tile by tile inside its own `forward`, so that DeepSpeed
+    gathers a sharded head for it as for any other module. With `packing`, the sequences go through
+    the model end to end in one row, each with positions of its own; results are the same.
     """
 
-    def __init__(self, model: Any, temperature: float) -> None:
+    def __init__(self, model: Any, temperature: float, *, packing: bool = False) -> None:
         super().__init__()
         self.model = model
         self.temperature = temperature
+        self.packing = packing
         head = model.get_output_embeddings()
         head.forward = MethodType(_head_logprobs, head)
 
     def forward(
         self, token_ids: Tensor, attention_mask: Tensor, loss_mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return logprobs and entropy `[B, T]`, aligned with `token_ids`, 0 where not trained."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return logprobs and entropy `[B, T]`, aligned with `token_ids`, 0 where not trained.
+
+        Without a gradient there is no entropy (see `rlpost.logprobs`).
+        """
         decoder = getattr(self.model, self.model.base_model_prefix)
-        hidden = decoder(
-            input_ids=token_ids, attention_mask=attention_mask, use_cache=False
-        ).last_hidden_state
+        if self.packing:
+            hidden = _packed(decoder, token_ids, attention_mask)
+        else:
+            hidden = decoder(
+                input_ids=token_ids, attention_mask=attention_mask, use_cache=False
+            ).last_hidden_state
         head = self.model.get_output_embeddings()
         return head(hidden, token_ids, loss_mask, self.temperature)
+
+    @torch.no_grad()
+    def check_packing(self) -> None:
+        """Compare packed and padded results on a small batch.
+
+        Raises:
+            ConfigError: they differ: the model's attention does not see where a sequence begins.
+        """
+        device = next(self.parameters()).device
+        ids = (torch.arange(14, device=device).reshape(2, 7) * 5 + 1) % 13
+        attention_mask = torch.ones_like(ids, dtype=torch.bool)
+        attention_mask[1, 4:] = False
+        results = []
+        for self.packing in (False, True):
+            results.append(self(ids, attention_mask, attention_mask)[0])
+        gap = float((results[1] - results[0]).abs().max())
+        narrow = next(self.parameters()).dtype != torch.float32
+        if not gap < (0.1 if narrow else 1e-4):
+            raise ConfigError(
+                f"learner.packing=true changes this model's logprobs by up to {gap:.2g}: its "
+                "attention does not tell packed sequences apart; use learner.packing=false"
+            )
+
+
+def _packed(decoder: Any, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return hidden states `[B, T, H]`, 0 where padded, of sequences that share one row."""
+    positions = attention_mask.cumsum(-1) - 1
+    states = decoder(
+        input_ids=token_ids[attention_mask][None],
+        position_ids=positions[attention_mask][None],
+        use_cache=False,
+    ).last_hidden_state[0]
+    hidden = states.new_zeros(*token_ids.shape, states.shape[-1])
+    return hidden.masked_scatter(attention_mask[..., None], states)
 
 
 def _head_logprobs(
     head: nn.Linear, hidden: Tensor, token_ids: Tensor, loss_mask: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     return token_logprobs(
         hidden,
         head.weight,
@@ -121,17 +175,20 @@ def policy_loss(
     step: int,
 ) -> tuple[Tensor, Metrics]:
     """Return a micro-batch's share of the minibatch loss, and its metrics."""
+    metrics = Metrics()
+    weights = batch.weights * _corrections(old_logprobs, batch, phase.correction, metrics)
     output = objective(
         ObjectiveInputs(
             logprobs=logprobs,
             old_logprobs=old_logprobs,
             advantages=batch.advantages,
             loss_mask=batch.loss_mask,
-            weights=batch.weights,
+            weights=weights,
         ),
         step=step,
     )
-    loss, metrics = output.loss, output.metrics
+    loss = output.loss
+    metrics.merge(output.metrics)
     num_tokens = float(batch.loss_mask.sum())
     if phase.kl_coef > 0:
         assert batch.ref_logprobs is not None, "a KL penalty needs reference logprobs"
@@ -144,10 +201,32 @@ def policy_loss(
     return loss, metrics
 
 
-def mismatch_metrics(old_logprobs: Tensor, batch: MicroBatch) -> Metrics:
-    """Return how far the learner is from vLLM on the weights that sampled the batch."""
-    metrics = Metrics()
+def _corrections(
+    old_logprobs: Tensor, batch: MicroBatch, config: CorrectionConfig, metrics: Metrics
+) -> Tensor:
+    """Return the tokens' off-policy corrections, and note what they did."""
     mask = batch.loss_mask
+    corrections = correction_weights(
+        config.kind.value,
+        old_logprobs,
+        batch.behavior_logprobs,
+        mask,
+        cap=config.cap,
+        low=config.low,
+        high=config.high,
+    )
+    if config.kind is not Correction.none:
+        num_tokens = float(mask.sum())
+        metrics.mean("correction/weight_mean", float(corrections.sum()), num_tokens)
+        dropped = float((mask & (corrections == 0)).sum())
+        metrics.mean("correction/dropped_frac", dropped, num_tokens)
+    return corrections
+
+
+def mismatch_metrics(old_logprobs: Tensor, batch: MicroBatch) -> Metrics:
+    """Return how far the learner is from vLLM on tokens that its own weights have sampled."""
+    metrics = Metrics()
+    mask = batch.fresh
     gap = torch.where(mask, old_logprobs - batch.behavior_logprobs, 0.0)
     num_tokens = float(mask.sum())
     divergence = kl("k3", batch.behavior_logprobs, old_logprobs, mask)

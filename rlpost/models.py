@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from rlpost.errors import ConfigError
 from rlpost.schema import RunConfig
 
 CHARACTERS = "characters"
+_GLOBAL_RNG = Lock()  # torch initialises from one state for all threads
 
 
 def load_tokenizer(config: RunConfig) -> Any:
@@ -51,7 +53,7 @@ def prepare_model(config: RunConfig, folder: Path) -> Path:
     from transformers import Qwen2ForCausalLM
 
     tokenizer = load_tokenizer(config)
-    with torch.random.fork_rng(devices=[]):
+    with _GLOBAL_RNG, torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = Qwen2ForCausalLM(_scratch_config(config, tokenizer))
     save_policy(model, dict(model.named_parameters()), tokenizer, folder)
@@ -139,6 +141,7 @@ def save_policy(model: Any, state: Mapping[str, Tensor], tokenizer: Any, folder:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with atomic_folder(folder, overwrite=True) as temporary:
         save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+        model.config.architectures = [type(model).__name__]  # TRL and others load by it
         model.config.save_pretrained(temporary)
         if model.generation_config is not None:
             model.generation_config.save_pretrained(temporary)

@@ -5,85 +5,24 @@ means. `rlpost.config.load` composes, converts and checks them.
 """
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
-
-class Dtype(StrEnum):
-    """Number formats of weights and activations."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class Advantage(StrEnum):
-    """Advantage estimators; see `rlpost.advantages`."""
-
-    grpo = "grpo"
-    dr_grpo = "dr_grpo"
-
-
-class Reduction(StrEnum):
-    """How token losses become one number; `auto` takes what the objective's paper uses."""
-
-    auto = "auto"
-    token_mean = "token_mean"
-    sequence_mean = "sequence_mean"
-    constant_length = "constant_length"
-
-
-class KLEstimator(StrEnum):
-    """Estimators of KL(current || reference); see `rlpost.kl`."""
-
-    k1 = "k1"
-    k2 = "k2"
-    k3 = "k3"
-
-
-class KLIn(StrEnum):
-    """Where the KL penalty enters."""
-
-    loss = "loss"
-    reward = "reward"
-
-
-class LrSchedule(StrEnum):
-    """Learning-rate schedules after the linear warm-up."""
-
-    constant = "constant"
-    cosine = "cosine"
-    linear = "linear"
-
-
-class WeightBackend(StrEnum):
-    """How weights reach vLLM; `auto` is `shm` on CPU, `nccl` on GPU."""
-
-    auto = "auto"
-    shm = "shm"
-    nccl = "nccl"
-    ipc = "ipc"
-
-
-class OnTimeout(StrEnum):
-    """What becomes of a trajectory whose verification ran out of time."""
-
-    drop = "drop"
-    zero = "zero"
-    fail = "fail"
-
-
-class LoraTransfer(StrEnum):
-    """What of a LoRA policy goes to the rollout workers: the sums, or the adapter alone."""
-
-    merged = "merged"
-    adapter = "adapter"
-
-
-class Offload(StrEnum):
-    """Where DeepSpeed keeps optimiser state or parameters that do not fit the device."""
-
-    none = "none"
-    cpu = "cpu"
+from rlpost.choices import (
+    Advantage,
+    Correction,
+    Dtype,
+    InFlight,
+    KLEstimator,
+    KLIn,
+    LoraTransfer,
+    LrSchedule,
+    Mode,
+    Offload,
+    OldLogprobs,
+    OnTimeout,
+    Reduction,
+    WeightBackend,
+)
 
 
 @dataclass(kw_only=True)
@@ -192,6 +131,7 @@ class RolloutConfig:
     gpu_memory_utilization: float = 0.9
     dtype: Dtype | None = None  # null: the policy's
     enforce_eager: bool = True
+    in_flight: InFlight = InFlight.keep  # what new weights do to responses being sampled
     start_timeout_s: float = 900.0
     timeout_s: float = 600.0  # one group
 
@@ -231,6 +171,8 @@ class LearnerConfig:
     num_threads: int = 1  # a rank
     zero_stage: int = 0
     micro_batch_size: int = 32  # sequences
+    micro_batch_tokens: int | None = None  # instead of it: tokens, padding included
+    packing: bool = False  # through the model without padding, end to end in one row
     learning_rate: float = 1e-6
     lr_schedule: LrSchedule = LrSchedule.constant
     warmup_updates: int = 0
@@ -251,6 +193,16 @@ class KLConfig:
 
     estimator: KLEstimator = KLEstimator.k3
     where: KLIn = KLIn.loss
+
+
+@dataclass(kw_only=True)
+class CorrectionConfig:
+    """The off-policy correction and its bounds; see `rlpost.corrections`."""
+
+    kind: Correction = Correction.none
+    cap: float = 2.0  # tis, tis_seq: the largest weight
+    low: float = 0.5  # icepop, seq_mask: what is kept lies between these two
+    high: float = 2.0
 
 
 @dataclass(kw_only=True)
@@ -341,11 +293,16 @@ class RunConfig:
     steps: int = "???"  # type: ignore[assignment]  # OmegaConf's mark for a required value
     prompts_per_step: int = "???"  # type: ignore[assignment]  # likewise
     group_size: int = 8
+    mode: Mode = Mode.sync
+    max_staleness: int = 1  # async: how many versions older than the learner's a token may be
     epochs: int = 1
     minibatches: int = 1
     kl_coef: float = 0.0
     advantage: Advantage = Advantage.grpo
+    normalize_advantages: bool = False  # reinforce_baseline: divide by the batch's std
+    old_logprobs: OldLogprobs = OldLogprobs.recompute
     reduction: Reduction = Reduction.auto
+    correction: CorrectionConfig = field(default_factory=CorrectionConfig)
     kl: KLConfig = field(default_factory=KLConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
@@ -363,6 +320,11 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     guards: GuardsConfig = field(default_factory=GuardsConfig)
     ray: RayConfig = field(default_factory=RayConfig)
+
+    @property
+    def staleness_bound(self) -> int:
+        """How many versions older than the learner's a trained token may be; 0 in `sync`."""
+        return 0 if self.mode is Mode.sync else self.max_staleness
 
     @property
     def max_model_len(self) -> int:

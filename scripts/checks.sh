@@ -16,4 +16,5 @@ check ruff check .
 check lint-imports
 check pyrefly check
 [ "${1:-all}" = lint ] && exit
-check pytest --durations=20 tests/unit tests/integration
+check pytest --durations=10 --numprocesses=2 tests/unit
+check pytest --durations=20 tests/integration

@@ -1,4 +1,4 @@
-"""The quick start's task, and a worked example of a task of one's own (`task.kind=custom`)."""
+"""Tasks on digits, and worked examples of tasks of one's own (`task.kind=custom`)."""
 
 import random
 from collections.abc import Iterator
@@ -42,3 +42,26 @@ def largest(
         answer = max(question)
         worked = GIVEN_UP if rng.random() < given_up else answer
         yield {"question": question, "answer": answer, "worked_answer": worked}
+
+
+def ascending(
+    split: str, *, num_digits: int, num_train: int, num_eval: int
+) -> Iterator[dict[str, Any]]:
+    """Ask for some digits in ascending order: an answer of several tokens, all of which must fit.
+
+    Args:
+        split: "train" or "eval"; no question is in both.
+        num_digits: how many digits a question has.
+        num_train: questions of the training split.
+        num_eval: questions of the evaluation split.
+    """
+    if num_train + num_eval > 10**num_digits // 2:
+        raise ValueError(
+            f"num_train={num_train} + num_eval={num_eval} must be at most "
+            f"{10**num_digits // 2} with num_digits={num_digits}: raise num_digits"
+        )
+    rng = random.Random(0)
+    chosen = [f"{n:0{num_digits}}" for n in rng.sample(range(10**num_digits), num_train + num_eval)]
+    for question in chosen[:num_eval] if split == "eval" else chosen[num_eval:]:
+        answer = "".join(sorted(question))
+        yield {"question": question, "answer": answer, "worked_answer": answer}

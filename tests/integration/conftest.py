@@ -19,9 +19,20 @@ def cpus() -> str:
 
 @pytest.fixture(scope="session")
 def ray_session(cpus: str) -> Iterator[None]:
-    os.environ["PYTHONDONTWRITEBYTECODE"] = ""
+    os.environ.update(user_code(), PYTHONDONTWRITEBYTECODE="")
     with ray_runtime(load("quickstart", [cpus]).ray):
         yield
+
+
+def user_code() -> dict[str, str]:
+    """Return the environment in which runs find the verifier of `short`."""
+    return {"PYTHONPATH": str(Path(__file__).parent)}
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """What a command of ours is started with."""
+    return {**os.environ, **user_code(), "PYTHONDONTWRITEBYTECODE": ""}
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +42,8 @@ def short() -> list[str]:
         "steps=3",
         "prompts_per_step=8",
         "group_size=4",
-        "warmstart.steps=10",
+        "warmstart.steps=3",
+        "task.verifier=letters:share",
         "eval.num_prompts=16",
         "eval.every=3",
     ]

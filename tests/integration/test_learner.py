@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from actors.launch import running
 from rlpost.batching import BatchPlan, Sample, build_batches
 from rlpost.config import load
 from rlpost.learning import training_phase
+from rlpost.metrics import Metrics
 from rlpost.models import prepare_model
 from rlpost.types import Trajectory
 
@@ -36,10 +38,10 @@ OTHER = {
 }
 
 
-def samples(step):
+def samples(step, count=12):
     rng = random.Random(step)
     made = []
-    for _ in range(12):
+    for _ in range(count):
         prompt, response = rng.randint(3, 9), rng.randint(1, 7)
         trajectory = Trajectory(
             prompt_ids=tuple(rng.randrange(2, 250) for _ in range(prompt)),
@@ -84,8 +86,52 @@ async def curves_of(ranks, cpus, folder, variants):
             prepare_model(config, folder)
             for actor in learner.actors:
                 await actor.handle.__ray_call__.remote(reconfigure, config)
-            await learner.load(folder, training_phase(config), 300.0)
+            phase = training_phase(config)
+            if name in SHAPES:
+                await learner.load(folder, replace(phase, learning_rate=0.0), 300.0)
+                found["gradients", name] = await gradients(learner, ranks)
+            await learner.load(folder, phase, 300.0)
             found[name] = await curve(learner, ranks, folder.parent / "export")
+    return found
+
+
+CUTS = [(count, packing) for packing in (False, True) for count in (1, 2, 3, 8)]
+"""Micro-batches of a rank, and whether they are packed."""
+NUM_CUT = 48  # sequences that are cut
+
+
+def gradient(rank, batch, packing):
+    """Return a learner rank's gradient of the batch's only minibatch, by parameter.
+
+    The step that ends it, at a learning rate of 0, changes nothing.
+    """
+    from deepspeed.utils import safe_get_full_grad
+
+    rank.engine.module.packing = packing
+    rank._backward(batch.minibatches[0], None, 1, Metrics(), first=True)
+    named = rank.engine.module.named_parameters()
+    found = {name: safe_get_full_grad(parameter).clone() for name, parameter in named}
+    rank.engine.step()
+    return found
+
+
+async def gradients(learner, ranks):
+    found = {}
+    for count, packing in CUTS:
+        plan = BatchPlan(
+            num_minibatches=1,
+            num_ranks=ranks,
+            micro_batch_size=NUM_CUT // ranks // count,
+            reduction="sequence_mean",
+            max_response_tokens=8,
+        )
+        batches = build_batches(samples(1, NUM_CUT), plan, 1)
+        assert {len(batch.minibatches[0]) for batch in batches} == {count}
+        calls = [
+            actor.handle.__ray_call__.remote(gradient, batch, packing)
+            for actor, batch in zip(learner.actors, batches, strict=True)
+        ]
+        found[count, packing] = (await asyncio.gather(*calls))[0]
     return found
 
 
@@ -124,9 +170,22 @@ def test_every_shape_trains_as_one_rank_without_zero(curves, variant):
     for one, other in zip(expected, values, strict=True):
         assert set(one) == set(other)
         for name, value in one.items():
-            assert other[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+            if name != "batch/padding_frac":  # how a batch is cut is what differs
+                assert other[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
     for name, tensor in weights.items():
         assert (sharded[name] - tensor).abs().max() < 1e-4, name
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_any_cut_of_a_minibatch_gives_the_same_gradient(curves, shape):
+    expected = flat(curves["gradients", (0, 1)][1, False])
+    assert float(expected.norm()) > 1e-2
+    for cut, found in curves["gradients", shape].items():
+        assert float((flat(found) - expected).norm() / expected.norm()) < 1e-6, cut
+
+
+def flat(gradient):
+    return torch.cat([gradient[name].flatten() for name in sorted(gradient)])
 
 
 def test_training_changes_the_weights_and_the_first_ratio_is_one(curves):

@@ -1,7 +1,6 @@
 """The real loop: Ray, vLLM, DeepSpeed and verifiers on this machine's CPU."""
 
 import contextlib
-import os
 import subprocess
 import sys
 import time
@@ -14,7 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from actors import launch, programs
+from actors.compare import compare
 from actors.learner import LearnerRank
+from rlpost.comparison import Comparison, overrides_of
 from rlpost.config import load
 from rlpost.errors import WeightSyncError
 
@@ -26,14 +27,14 @@ ENDING_S = 15
 
 
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory, short):
+def run_dir(tmp_path_factory, short, environment):
     """What the command leaves after a short run with a checkpoint."""
     folder = tmp_path_factory.mktemp("run")
     settings = [*short, "checkpoint.every=3", f"run_dir={folder}", "ray.num_cpus=2"]
     done = subprocess.run(
         [str(RLPOST), "train", "recipe=quickstart", *settings],
         cwd=REPOSITORY,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
@@ -86,16 +87,39 @@ def test_the_last_lines_say_what_happened(run_dir):
     assert "try next:" in printed
 
 
-def test_more_workers_and_sharded_ranks_give_the_same_curve(
-    run_dir, ray_session, cpus, short, metrics, tmp_path
+@pytest.mark.timeout(1800)  # two runs of six processes
+def test_compared_runs_on_more_workers_and_sharded_ranks_give_the_same_curve(
+    run_dir, ray_session, cpus, short, metrics, tmp_path, monkeypatch
 ):
     shape = ["rollout.num_workers=2", "learner.num_ranks=2", "learner.zero_stage=3"]
-    assert programs.train(load("quickstart", [*short, *shape, cpus, f"run_dir={tmp_path}"])) == 0
-    for one, other in zip(metrics(run_dir), metrics(tmp_path), strict=True):
+    shape += ["rollout.num_cpus=2"]  # there is room for one cast
+
+    def configure(label, seed):
+        return load("quickstart", [*short, *shape, cpus, *overrides_of(label, seed)])
+
+    # The second run has the actors of the first, and must not show it.
+    comparison = Comparison(labels=("clip", "mhpo"), num_seeds=1, folder=tmp_path)
+    assert compare(comparison, configure, "rlpost compare ...") == 0
+    for one, other in zip(metrics(run_dir), metrics(tmp_path / "mhpo" / "seed0"), strict=True):
         compared = [name for name in one if name.startswith(("policy/", "reward/", "eval/"))]
         assert set(compared) <= set(other)
         for name in compared:
             assert other[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), name
+    assert all(line["policy/grad_norm"] > 0 for line in metrics(run_dir)[1:])
+    assert "| mhpo |" in (tmp_path / "index.md").read_text()
+
+    monkeypatch.setattr("actors.compare.run", lambda *_: pytest.fail("nothing was left to run"))
+    assert compare(comparison, configure, "rlpost compare ...") == 0
+
+
+def test_sampling_goes_on_while_the_learner_learns(ray_session, cpus, short, metrics, tmp_path):
+    ahead = ["mode=async", "max_staleness=2", "old_logprobs=behavior", "steps=5", "eval.every=0"]
+    assert programs.train(load("quickstart", [*short, *ahead, cpus, f"run_dir={tmp_path}"])) == 0
+    first, *later = metrics(tmp_path)[1:]
+    assert first["staleness/max"] == 0
+    assert first["mismatch/logprob_gap_mean"] < 1e-5
+    assert max(line["staleness/max"] for line in later) in (1, 2)
+    assert all(line["policy/grad_norm"] > 0 for line in later)
 
 
 @pytest.mark.skipif(not GSM8K.is_dir(), reason="../shared/data/gsm8k is not here")

@@ -1,6 +1,7 @@
 """Weights into a real vLLM: proved, refused when altered; and what the death of one looks like."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -21,12 +22,14 @@ from rlpost.learning import TokenPolicy
 from rlpost.models import load_policy, load_tokenizer, prepare_model
 from rlpost.types import Prompt, Sampling
 
+LONG = 200
 SAMPLING = Sampling(max_response_tokens=6, temperature=1.0, seed=3)
 
 
 @pytest.fixture(scope="module")
 def config(cpus):
-    return load("quickstart", [cpus, "rollout.timeout_s=120", "eval.every=0"])
+    long = f"sampling.max_response_tokens={LONG}"
+    return load("quickstart", [cpus, "rollout.timeout_s=300", "eval.every=0", long])
 
 
 def prompt(config):
@@ -34,18 +37,56 @@ def prompt(config):
     return Prompt(id="p", text="sun -> ", token_ids=ids, answer="nus")
 
 
+def logprobs_of(model, trajectory):
+    """Return a transformers model's logprobs of a trajectory's tokens."""
+    ids = torch.tensor([trajectory.prompt_ids + trajectory.token_ids])
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    mask[0, len(trajectory.prompt_ids) :] = True
+    with torch.no_grad():
+        return model(ids, torch.ones_like(ids, dtype=torch.bool), mask)[0][mask]
+
+
 def gap(model, group):
     """Return the mean difference between vLLM's logprobs and those of a transformers model."""
-    differences = []
-    for trajectory in group.trajectories:
-        ids = torch.tensor([trajectory.prompt_ids + trajectory.token_ids])
-        mask = torch.zeros_like(ids, dtype=torch.bool)
-        mask[0, len(trajectory.prompt_ids) :] = True
-        with torch.no_grad():
-            logprobs, _ = model(ids, torch.ones_like(ids, dtype=torch.bool), mask)
-        ours = logprobs[mask]
-        differences.append((ours - torch.tensor(trajectory.behavior_logprobs)).abs())
-    return float(torch.cat(differences).mean())
+    differences = [
+        logprobs_of(model, one) - torch.tensor(one.behavior_logprobs) for one in group.trajectories
+    ]
+    return float(torch.cat(differences).abs().mean())
+
+
+def shaken(policy):
+    """Change the weights, and return them."""
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.05)
+    return {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+
+
+async def under_way(config, pool, policy, publish, states):
+    """Replace the weights three times under 64 responses; return those and the gaps by version."""
+    asking = [
+        asyncio.ensure_future(
+            pool.generate(prompt(config), 8, Sampling(max_response_tokens=LONG, seed=seed))
+        )
+        for seed in range(8)
+    ]
+    for version in (2, 3, 4):
+        await pool.generate(prompt(config), 1, SAMPLING)  # the others go on as far meanwhile
+        states[version] = shaken(policy)
+        await publish(version)
+    trajectories = [t for group in await asyncio.gather(*asking) for t in group.trajectories]
+    found = {}
+    for version, state in states.items():
+        policy.load_state_dict(state)
+        model = TokenPolicy(policy, 1.0)
+        for index, one in enumerate(trajectories):
+            found[index, version] = logprobs_of(model, one) - torch.tensor(one.behavior_logprobs)
+    recorded, other = [], []
+    for index, one in enumerate(trajectories):
+        for token, version in enumerate(one.weight_versions):
+            recorded.append(abs(float(found[index, version][token])))
+            other.append(abs(float(found[index, 5 - version][token])))
+    return trajectories, max(recorded), sum(other) / len(other)
 
 
 class FlippingSender(ShmSender):
@@ -87,10 +128,22 @@ def parts_with(pool, publish, skipped):
     return Parts(prompts=None, rollouts=pool, verifiers=None, learner=Learner(), reference=None)
 
 
+def engine_processes():
+    """Return the vLLM engines that this test session has started."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "EngineCore" in " ".join(process.cmdline() or [process.name()]):
+                found.append(process)
+    assert found
+    return found
+
+
 async def story(config, folder):
     """Play all scenes on one worker, since starting vLLM takes longest; return what was seen."""
     seen = {}
     policy = load_policy(config, prepare_model(config, folder))
+    torch.manual_seed(0)
     async with running(config, ("rollout",)) as cast:
         pool = await cast.rollouts(folder)
         receivers = pool.receivers()
@@ -103,9 +156,7 @@ async def story(config, folder):
             await asyncio.to_thread(sender.send_weights)
 
         await publish(0)
-        with torch.no_grad():  # weights that differ from those that vLLM was started with
-            for parameter in policy.parameters():
-                parameter.add_(torch.randn(parameter.shape) * 0.05)
+        states = {1: shaken(policy)}  # they differ from those that vLLM was started with
         await publish(1)
         seen["versions"] = dict(await pool.weight_versions())
         group = await pool.generate(prompt(config), 8, SAMPLING)
@@ -115,14 +166,16 @@ async def story(config, folder):
             t.token_ids for t in again.trajectories
         ]
 
+        seen["under way"] = await under_way(config, pool, policy, publish, states)
+
         sender.flip = True
         try:
-            await publish(2)
+            await publish(5)
         except WeightSyncError as error:
             seen["flipped"] = str(error)
         sender.flip = False
         seen["after_flip"] = dict(await pool.weight_versions())
-        await publish(3)
+        await publish(6)
 
         controller = Controller(config, parts_with(pool, publish, skipped=1), None, SILENT)
         await controller.start()
@@ -131,11 +184,7 @@ async def story(config, folder):
         except WeightSyncError as error:
             seen["skipped"] = str(error)
 
-        engines = [
-            process
-            for process in psutil.process_iter(["name", "cmdline"])
-            if "EngineCore" in " ".join(process.info["cmdline"] or [process.info["name"]])
-        ]
+        engines = engine_processes()
         asking = asyncio.gather(
             *(pool.generate(prompt(config), 8, SAMPLING) for _ in range(8)), return_exceptions=True
         )
@@ -163,11 +212,24 @@ def test_a_transfer_gives_vllm_the_learners_logprobs(seen):
     assert seen["same"]
 
 
+def test_new_weights_lose_no_response_and_each_token_names_those_that_sampled_it(seen):
+    trajectories, recorded, other = seen["under way"]
+    assert len(trajectories) == 64
+    assert {t.finish_reason for t in trajectories} <= {"stop", "length"}
+    assert {version for t in trajectories for version in t.weight_versions} == {1, 2, 3, 4}
+    for one in trajectories:
+        assert list(one.weight_versions) == sorted(one.weight_versions)
+        assert len(one.token_ids) == LONG or one.finish_reason == "stop"
+    assert sum(len(set(one.weight_versions)) > 1 for one in trajectories) > 8
+    assert recorded < 1e-4
+    assert other > 1e-2  # under another version they would be others
+
+
 def test_one_flipped_element_is_refused_by_name(seen):
     assert seen["flipped"].startswith("rollout-0 on node ")
-    assert "weights of version 2" in seen["flipped"]
+    assert "weights of version 5" in seen["flipped"]
     assert "arrived altered" in seen["flipped"]
-    assert seen["after_flip"] == {"rollout-0": 1}
+    assert seen["after_flip"] == {"rollout-0": 4}
 
 
 def test_a_worker_that_missed_a_transfer_is_named(seen):

@@ -14,7 +14,7 @@ BAD = {
     "unknown objective field": (["objective.clip_hgih=1"], "unknown field objective.clip_hgih"),
     "wrong type": (["steps=many"], "steps"),
     "no such recipe": (["recipe=nope"], "available: gsm8k"),
-    "no such objective": (["objective=ppo2"], "available: clip"),
+    "no such objective": (["objective=ppo2"], "available: cispo, clip"),
     "group of one": (["group_size=1"], "group_size=1"),
     "batch not divisible": (["minibatches=7"], "trajectories must be divisible"),
     "steps below one": (["steps=0"], "steps must be at least 1"),
@@ -27,11 +27,22 @@ BAD = {
     "offload without stage": (["learner.offload_parameters=cpu"], "needs learner.zero_stage=3"),
     "small heads": (["model.scratch.num_heads=10", "model.scratch.num_kv_heads=10"], "= 16 and"),
     "odd heads": (["model.scratch.num_heads=3"], "must be divisible"),
+    "stale samples": (["mode=async"], "nothing corrects for that: use old_logprobs=behavior"),
+    "negative staleness": (["max_staleness=-1"], "max_staleness must be 0 or more"),
+    "token budget": (["learner.micro_batch_tokens=9"], "must hold the longest sequence of 20 tok"),
     "adapter of nothing": (["model.lora.transfer=adapter"], "needs model.lora.rank from 1"),
     "nccl on CPU": (["weights.backend=nccl"], "needs GPUs"),
     "more ranks than cores": (["ray.num_cpus=2", "learner.num_ranks=4"], "4 learner x 0.8"),
     "GPUs that are not there": (["ray.num_gpus=0", "learner.num_gpus=1"], "GPUs"),
     "p range": (["objective=holder", "objective.p_min=3"], "objective.p_min=3"),
+    "correction of nothing": (
+        ["old_logprobs=behavior", "correction.kind=tis"],
+        "correction.kind=tis would correct nothing",
+    ),
+    "correction range": (["correction.low=3"], "low the smaller"),
+    "correction cap": (["correction.cap=0"], "correction.cap must be positive"),
+    "normalized twice": (["normalize_advantages=true"], "is for advantage=reinforce_baseline"),
+    "no such estimator": (["advantage=gae"], "advantage"),
     "no such verifier": (["task.verifier=guess"], "task.verifier=guess"),
     "no model folder": (["model.path=/no/such/model"], "no such model folder"),
     "missing data": (["recipe=gsm8k", "data.path=/no/such/data"], "no such file or folder"),
@@ -53,6 +64,13 @@ def test_the_command_line_prints_the_sentence_and_returns_2(capsys):
     printed = capsys.readouterr().err
     assert printed.startswith("rlpost: group_size=1")
     assert "Traceback" not in printed
+
+
+def test_options_may_stand_between_overrides(capsys):
+    assert main(["train", "recipe=quickstart", "--cfg", "job", "steps=3", "kl_coef=0.5"]) == 0
+    printed = capsys.readouterr().out
+    assert "steps: 3\n" in printed
+    assert "kl_coef: 0.5\n" in printed
 
 
 def test_a_bad_configuration_is_refused_before_any_engine_is_loaded():

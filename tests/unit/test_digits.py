@@ -1,12 +1,13 @@
-"""The quick start's task: splits that share nothing, and demonstrations that often give up."""
+"""Tasks on digits: splits that share nothing, right answers, demonstrations that give up."""
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
 from rlpost.config import load
 from rlpost.tasks.build import build_source
-from rlpost.tasks.digits import GIVEN_UP, largest
+from rlpost.tasks.digits import GIVEN_UP, ascending, largest
 
 SIZES = {"num_digits": 4, "num_train": 700, "num_eval": 300}
 
@@ -18,6 +19,16 @@ def test_the_splits_share_no_question_and_have_no_double():
         for item in largest(split, given_up=0.5, **SIZES)
     ]
     assert len(questions) == len(set(questions)) == 1000
+
+
+def test_ascending_digits_are_right_and_its_splits_share_no_question():
+    train, held_out = (list(ascending(split, **SIZES)) for split in ("train", "eval"))
+    assert (len(train), len(held_out)) == (700, 300)
+    assert len({item["question"] for item in train + held_out}) == 1000
+    for item in train + held_out:
+        assert item["worked_answer"] == item["answer"]
+        assert Counter(item["answer"]) == Counter(item["question"])
+        assert all(one <= other for one, other in pairwise(item["answer"]))
 
 
 @pytest.mark.parametrize("given_up", [0.0, 0.55, 1.0])
@@ -33,6 +44,8 @@ def test_worked_answers_are_the_largest_digit_or_give_up_as_often_as_asked(given
 def test_more_questions_than_there_are_is_refused():
     with pytest.raises(ValueError, match="raise num_digits"):
         list(largest("train", num_digits=2, num_train=700, num_eval=300, given_up=0.5))
+    with pytest.raises(ValueError, match=r"at most 500 .* raise num_digits"):
+        list(ascending("train", num_digits=3, num_train=700, num_eval=300))
 
 
 def test_no_answer_is_much_more_common_than_another():

@@ -51,6 +51,7 @@ def test_a_scratch_policy_is_an_ordinary_folder_that_the_seed_decides(tmp_path):
     assert GenerationConfig.from_pretrained(folder).eos_token_id == tokenizer.eos_token_id
 
     model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.config.architectures == ["Qwen2ForCausalLM"]
     assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
     again = load_policy(config, prepare_model(config, tmp_path / "again"))
     other = load_policy(load("quickstart", [TINY, "seed=1"]), folder)
