@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
