@@ -91,6 +91,25 @@ def _batch(config: RunConfig) -> Problems:
         )
 
 
+def _scheduling(config: RunConfig) -> Problems:
+    factor, most = config.oversampling, config.staleness_bound + 1
+    if config.max_staleness < 0:
+        yield f"max_staleness must be 0 or more, got {config.max_staleness}: 0 samples as sync does"
+    if factor is not None and not 1 < factor <= most:
+        yield (
+            f"oversampling={factor:g} must be above 1 and at most {most}, which is max_staleness + "
+            f"1 in mode=async and 1 in mode=sync (here mode={config.mode.value}): what is left "
+            "over is trained on in a later step; raise max_staleness, or use null"
+        )
+    if config.max_replacements < 0:
+        yield f"max_replacements must be 0 (none) or more, got {config.max_replacements}"
+    if config.max_replacements and config.group_size < 2:
+        yield (
+            f"max_replacements={config.max_replacements} replaces groups whose rewards are all "
+            "equal, and group_size=1 leaves no other: use max_replacements=0"
+        )
+
+
 def _sampling(config: RunConfig) -> Problems:
     sampling = config.sampling
     if not sampling.temperature > 0:
@@ -162,8 +181,6 @@ def _objective(config: RunConfig) -> Problems:
     if not 0 < correction.cap < math.inf:
         yield f"correction.cap must be positive and finite, got {correction.cap}: try 2"
     behavior = config.old_logprobs is OldLogprobs.behavior
-    if config.max_staleness < 0:
-        yield f"max_staleness must be 0 or more, got {config.max_staleness}: 0 samples as sync does"
     if config.staleness_bound and not behavior and correction.kind is Correction.none:
         yield (
             f"mode=async with max_staleness={config.max_staleness} trains on samples of older "
@@ -297,6 +314,7 @@ def _tracking(config: RunConfig) -> Problems:
 RULES: tuple[Callable[[RunConfig], Problems], ...] = (
     _positive,
     _batch,
+    _scheduling,
     _objective,
     _sampling,
     _context,

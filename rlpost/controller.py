@@ -1,7 +1,7 @@
 """The step: sample, score, learn, publish. Written on roles alone; knows nothing of Ray."""
 
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Protocol
@@ -10,9 +10,10 @@ import torch
 
 from rlpost import advantages
 from rlpost.batching import BatchPlan, Sample, build_batches
-from rlpost.buffer import StepBuffer
-from rlpost.choices import Mode, OnTimeout, Reduction
-from rlpost.errors import DataError, StalenessError, WeightSyncError
+from rlpost.buffer import EpisodeBuffer, buffer_plan
+from rlpost.choices import Advantage, Mode, Reduction
+from rlpost.episodes import Episode, gathered, scored, trained
+from rlpost.errors import StalenessError, WeightSyncError
 from rlpost.evaluation import Evaluator
 from rlpost.kl import kl
 from rlpost.metrics import Metrics
@@ -20,7 +21,7 @@ from rlpost.objectives import build_from
 from rlpost.roles import Learner, Reference, Rollouts, Verifiers
 from rlpost.schema import RunConfig
 from rlpost.timing import PhaseTimer
-from rlpost.types import Group, Prompt, Sampling, Trajectory, Verdict
+from rlpost.types import Group, Prompt, Sampling, Trajectory
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +57,6 @@ class Parts:
     reference: Reference | None
 
 
-@dataclass(frozen=True, slots=True)
-class Episode:
-    """A sampled group and what the verifiers said of it."""
-
-    group: Group
-    verdicts: Sequence[Verdict]
-
-
 class Controller:
     """Runs group-relative reinforcement learning.
 
@@ -82,9 +75,7 @@ class Controller:
         self.evaluator = evaluator
         self.recorder = recorder
         self.version = -1
-        self.buffer = StepBuffer(
-            self._episodes, num_steps=config.steps, max_staleness=config.staleness_bound
-        )
+        self.buffer = EpisodeBuffer(parts.prompts.draw, self._episode, buffer_plan(config))
         reduction = config.reduction.value
         if config.reduction is Reduction.auto:
             reduction = build_from(config.objective).default_reduction
@@ -118,8 +109,8 @@ class Controller:
         with self._phase("rollout", timer):
             self.buffer.begin(self.version)
             metrics.mean("queue/ready_frac", self.buffer.num_ready, self.buffer.num_waiting)
-            episodes = await self.buffer.take(step)
-            groups = self._usable([self._scored(one, metrics) for one in episodes], metrics)
+            episodes, replaced = await self.buffer.take(step)
+            groups = gathered(episodes, replaced, self._least, metrics)
         with self._phase("reference", timer):
             references = await self._reference(groups)
         with self._phase("batch", timer):
@@ -142,11 +133,6 @@ class Controller:
         self.recorder.phase(name)
         return timer.phase(name)
 
-    def _episodes(self, step: int) -> list[Coroutine[None, None, Episode]]:
-        """Return what samples and scores a step's prompts."""
-        prompts = self.parts.prompts.draw(self.config.prompts_per_step)
-        return [self._episode(prompt, step) for prompt in prompts]
-
     async def _episode(self, prompt: Prompt, step: int) -> Episode:
         """Sample one group and score it as soon as it is complete."""
         settings = self.config.sampling
@@ -159,51 +145,15 @@ class Controller:
         )
         group = await self.parts.rollouts.generate(prompt, self.config.group_size, sampling)
         verdicts = await self.parts.verifiers.verify(prompt, group.trajectories)
-        return Episode(group, verdicts)
+        return scored(group, verdicts, self.config.reward.on_timeout)
 
-    def _scored(self, episode: Episode, metrics: Metrics) -> Group:
-        """Attach rewards; a trajectory without one is dropped and counted by its reason."""
-        group, verdicts = episode.group, episode.verdicts
-        if len(verdicts) != len(group.trajectories):
-            raise DataError(
-                f"prompt {group.prompt.id}: the verifier returned {len(verdicts)} verdicts for "
-                f"{len(group.trajectories)} trajectories"
-            )
-        kept: list[Trajectory] = []
-        for trajectory, verdict in zip(group.trajectories, verdicts, strict=True):
-            metrics.sum(f"reward/{verdict.status}_count", 1.0)
-            resolved = self._resolved(group.prompt, verdict)
-            if resolved.reward is None:
-                metrics.sum(f"dropped/{verdict.status}", 1.0)
-            else:
-                kept.append(trajectory.scored(resolved))
-        return Group(prompt=group.prompt, trajectories=tuple(kept))
-
-    def _resolved(self, prompt: Prompt, verdict: Verdict) -> Verdict:
-        """Apply the recipe's rule to a verification that gave no reward."""
-        rule = self.config.reward.on_timeout
-        if verdict.reward is not None or rule is OnTimeout.drop:
-            return verdict
-        if rule is OnTimeout.zero:
-            return replace(verdict, reward=0.0)
-        raise DataError(
-            f"prompt {prompt.id}: verification ended in {verdict.status}: {verdict.detail}; "
-            "reward.on_timeout=fail stops the run here, `drop` and `zero` would go on"
-        )
-
-    def _usable(self, groups: Sequence[Group], metrics: Metrics) -> list[Group]:
-        """Leave out groups that lost too many trajectories to be compared within."""
-        usable = [group for group in groups if len(group.trajectories) > 1]
-        metrics.sum("dropped/groups", float(len(groups) - len(usable)))
-        if not usable:
-            raise DataError(
-                f"none of {len(groups)} groups has two scored trajectories: every verification "
-                "failed or ran out of time; see reward.timeout_s and task.verifier"
-            )
-        return usable
+    @property
+    def _least(self) -> int:
+        """How many trajectories a group needs to be compared within."""
+        return 1 if self.config.advantage is Advantage.reinforce_baseline else 2
 
     async def _reference(self, groups: Sequence[Group]) -> list[tuple[float, ...] | None]:
-        trajectories = [t for group in groups for t in group.trajectories]
+        trajectories = trained(groups)
         if self.parts.reference is None:
             return [None] * len(trajectories)
         return list(await self.parts.reference.logprobs(trajectories))
@@ -215,9 +165,9 @@ class Controller:
         metrics: Metrics,
     ) -> list[Sample]:
         """Turn rewards into advantages and note what the batch looks like."""
-        trajectories = [t for group in groups for t in group.trajectories]
+        trajectories = trained(groups)
         rewards = torch.tensor([t.reward for t in trajectories], dtype=torch.float64)
-        group_ids = torch.tensor([i for i, g in enumerate(groups) for _ in g.trajectories])
+        group_ids = torch.tensor([i for i, g in enumerate(groups) for _ in g.trained])
         self._note_batch(groups, trajectories, rewards, metrics)
         rewards = rewards - self._kl_in_reward(trajectories, references)
         values = advantages.compute(
@@ -261,13 +211,13 @@ class Controller:
         count = float(len(trajectories))
         metrics.mean("reward/mean", float(rewards.sum()), count)
         metrics.mean("reward/std", float(rewards.std()), 1.0)
-        silent = sum(len({t.reward for t in group.trajectories}) == 1 for group in groups)
-        metrics.mean("group/zero_advantage_frac", float(silent), float(len(groups)))
+        for group in filter(lambda group: group.trained, groups):
+            silent = len({trajectory.reward for trajectory in group.trained}) == 1
+            metrics.mean("group/zero_advantage_frac", float(silent), 1.0)
         for trajectory in trajectories:
             num_tokens = float(len(trajectory.token_ids))
             metrics.mean("response/length_mean", num_tokens, 1.0)
             metrics.mean("response/truncated_frac", float(trajectory.truncated), 1.0)
-            metrics.sum("tokens/generated", num_tokens)
             oldest = min(trajectory.weight_versions, default=self.version)
             staleness = float(self.version - oldest)
             if staleness > self.config.staleness_bound:

@@ -20,6 +20,7 @@ SCHEMA = pa.schema(
         pa.field("response", pa.string()),
         pa.field("reward", pa.float64()),
         pa.field("reward_parts", pa.map_(pa.string(), pa.float64())),
+        pa.field("dropped", pa.string()),  # why it was not trained on; empty if it was
         pa.field("finish_reason", pa.string()),
         pa.field("worker", pa.string()),
         pa.field("prompt_ids", pa.list_(pa.int32())),
@@ -55,6 +56,7 @@ def _row(step: int, group: int, prompt: Prompt, trajectory: Trajectory) -> Mappi
         "response": trajectory.text,
         "reward": trajectory.reward,
         "reward_parts": list(trajectory.reward_parts.items()),
+        "dropped": trajectory.dropped,
         "finish_reason": trajectory.finish_reason,
         "worker": trajectory.worker,
         "prompt_ids": trajectory.prompt_ids,

@@ -295,6 +295,8 @@ class RunConfig:
     group_size: int = 8
     mode: Mode = Mode.sync
     max_staleness: int = 1  # async: how many versions older than the learner's a token may be
+    oversampling: float | None = None  # async: see rlpost.buffer.BufferPlan
+    max_replacements: int = 0  # groups without signal replaced a step (DAPO's dynamic sampling)
     epochs: int = 1
     minibatches: int = 1
     kl_coef: float = 0.0

@@ -54,7 +54,7 @@ class Trajectory:
 
     `token_ids` follow `prompt_ids`; `loss_mask` is True where the policy chose the token;
     `behavior_logprobs` are those of the distribution sampled from; `weight_versions` name, token
-    by token, the weights that sampled it.
+    by token, the weights that sampled it. `dropped` is why it is not trained on, empty if it is.
     """
 
     prompt_ids: tuple[int, ...]
@@ -67,6 +67,7 @@ class Trajectory:
     worker: str = ""
     reward: float | None = None
     reward_parts: Mapping[str, float] = field(default_factory=dict)
+    dropped: str = ""
 
     def __post_init__(self) -> None:
         lengths = {
@@ -93,3 +94,8 @@ class Group:
 
     prompt: Prompt
     trajectories: tuple[Trajectory, ...]
+
+    @property
+    def trained(self) -> tuple[Trajectory, ...]:
+        """Those that are not dropped."""
+        return tuple(t for t in self.trajectories if not t.dropped)

@@ -29,6 +29,13 @@ BAD = {
     "odd heads": (["model.scratch.num_heads=3"], "must be divisible"),
     "stale samples": (["mode=async"], "nothing corrects for that: use old_logprobs=behavior"),
     "negative staleness": (["max_staleness=-1"], "max_staleness must be 0 or more"),
+    "oversampling in sync": (["oversampling=1.5"], "above 1 and at most 1, which is max_staleness"),
+    "too much oversampling": (["mode=async", "oversampling=2.5"], "at most 2, which is max_stal"),
+    "negative replacements": (["max_replacements=-1"], "max_replacements must be 0"),
+    "nothing to replace": (
+        ["max_replacements=4", "group_size=1", "advantage=reinforce_baseline"],
+        "group_size=1 leaves no other",
+    ),
     "token budget": (["learner.micro_batch_tokens=9"], "must hold the longest sequence of 20 tok"),
     "adapter of nothing": (["model.lora.transfer=adapter"], "needs model.lora.rank from 1"),
     "nccl on CPU": (["weights.backend=nccl"], "needs GPUs"),

@@ -42,6 +42,7 @@ def test_each_trajectory_is_one_row(tmp_path: Path) -> None:
         "response": "3 ",
         "reward": 1.0,
         "reward_parts": [("format", 0.5), ("right", 1.0)],
+        "dropped": "",
         "finish_reason": "stop",
         "worker": "rollout-0",
         "prompt_ids": [5, 6],

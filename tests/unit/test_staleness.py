@@ -1,4 +1,4 @@
-"""The controller on engines that answer after random delays: order, ages, back-pressure, errors.
+"""The controller on engines that answer after random delays: order, ages, drops, errors.
 
 The engines here only keep time and versions; real ones, with weights that change under responses,
 are in tests/integration.
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from rlpost.buffer import StepBuffer
+from rlpost.buffer import BufferPlan, EpisodeBuffer
 from rlpost.config import load
 from rlpost.controller import Controller, Parts
 from rlpost.errors import ActorError, StalenessError
@@ -37,6 +37,8 @@ class Engine:
     version: int = -1
     delayed: bool = True
     failing: str | None = None
+    silent: int = 0  # one prompt in so many gets the same reward for every response
+    slow: int = 0  # one in so many takes as long as several steps
     in_flight: int = 0
     most_in_flight: int = 0
     asked: list = field(default_factory=list)
@@ -49,6 +51,8 @@ class Engine:
         for _ in range(3):
             versions.append(self.version)
             for _ in range(self.rng.randrange(4) if self.delayed else 0):
+                await asyncio.sleep(0)
+            for _ in range(60 if self.slow and int(prompt.answer) % self.slow == 0 else 0):
                 await asyncio.sleep(0)
         if prompt.id == self.failing:
             raise ActorError("rollout-0 died")
@@ -69,6 +73,8 @@ class Engine:
         return {"rollout-0": self.version}
 
     async def verify(self, prompt, trajectories):
+        if self.silent and int(prompt.answer) % self.silent == 0:
+            return [Verdict(reward=1.0) for _ in trajectories]
         return [Verdict(reward=float(i)) for i, _ in enumerate(trajectories)]
 
 
@@ -99,14 +105,19 @@ class Learner:
 
 class Record:
     def __init__(self):
-        self.values, self.prompts = [], []
+        self.values, self.prompts, self.reasons = [], [], {}
 
     def phase(self, name):
         pass
 
     def record(self, step, values, groups):
         self.values.append(values)
-        self.prompts += [group.prompt.id for group in groups]
+        for group in groups:
+            number = int(group.prompt.answer)
+            if dropped := [t.dropped for t in group.trajectories if t.dropped]:
+                self.reasons[number] = dropped[0]
+            if group.trained:
+                self.prompts.append(number)
 
 
 def run(steps, *overrides, seed=0, **engine):
@@ -134,8 +145,7 @@ def run(steps, *overrides, seed=0, **engine):
                 await controller.start()
                 for step in range(1, steps + 1):
                     await controller.step(step)
-                    waiting = controller.buffer.num_waiting
-                    assert waiting <= 3 * (config.staleness_bound + 1)
+                    assert controller.buffer.num_waiting <= 3 * (config.staleness_bound + 1)
         finally:
             await controller.close()
             record.left = len(asyncio.all_tasks()) - 1
@@ -149,7 +159,7 @@ def test_no_token_is_older_than_the_bound_in_a_thousand_steps(bound):
     engine, learner, record = run(1000, "mode=async", f"max_staleness={bound}")
     ages = [values["staleness/max"] for values in record.values[1:]]
     assert max(ages) == bound  # the bound is used, and kept
-    assert record.prompts == [f"p{n}" for n in range(3000)]  # each once, in order
+    assert record.prompts == list(range(3000))  # each once, in order
     assert engine.most_in_flight <= 3 * (bound + 1)
     assert record.left == 0
     if bound:
@@ -175,6 +185,82 @@ def test_the_last_steps_begin_nothing_more():
     assert len(engine.asked) == 9
 
 
+@pytest.mark.parametrize(("bound", "factor"), [(1, 4 / 3), (1, 2), (3, 2), (2, 3)])
+def test_with_oversampling_the_first_complete_win_and_the_rest_go_on(bound, factor):
+    engine, _, record = run(
+        300, "mode=async", f"max_staleness={bound}", f"oversampling={factor}", slow=10
+    )
+    assert sorted(record.prompts) == list(range(900))  # each once
+    assert record.prompts != sorted(record.prompts)
+    assert max(values["staleness/max"] for values in record.values[1:]) == bound
+    assert engine.most_in_flight <= round(3 * factor)
+    assert record.left == 0
+
+
+def test_a_straggler_holds_no_step_back_before_its_age_does():
+    async def episode(prompt, step):
+        await release.get(prompt.id, ready).wait()
+        return prompt.id
+
+    async def story():
+        plan = BufferPlan(per_step=2, num_steps=9, max_staleness=2, oversampling=1.5)
+        buffer = EpisodeBuffer(Prompts().draw, episode, plan)
+        taken = []
+        for version in range(2):
+            buffer.begin(version)
+            taken.append((await asyncio.wait_for(buffer.take(version + 1), 30.0))[0])
+        buffer.begin(2)
+        third = asyncio.ensure_future(buffer.take(3))
+        await asyncio.wait([third], timeout=0.2)
+        assert not third.done()  # p0 was begun at version 0: this is its last step
+        release["p0"].set()
+        taken.append((await asyncio.wait_for(third, 30.0))[0])
+        await buffer.close()
+        return taken
+
+    ready = asyncio.Event()
+    ready.set()
+    release = {"p0": asyncio.Event()}
+    assert asyncio.run(story()) == [["p1", "p2"], ["p3", "p4"], ["p0", "p5"]]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("mode=async", "max_staleness=2"),
+        ("mode=async", "max_staleness=2", "oversampling=2"),
+    ],
+)
+def test_groups_without_signal_are_replaced_and_told(overrides):
+    _, _, record = run(100, "max_replacements=99", *overrides, silent=3)
+    assert sorted(record.prompts) == [n for n in range(450) if n % 3]
+    assert {n: "no_signal" for n in range(450) if n % 3 == 0}.items() >= record.reasons.items()
+    replaced = sum(values.get("group/replaced", 0.0) for values in record.values)
+    assert replaced == len(record.reasons) >= 140
+    assert max(v.get("group/zero_advantage_frac", 0.0) for v in record.values) == 0.0
+    assert sum(v.get("dropped/no_signal", 0.0) for v in record.values) == 2 * replaced
+
+
+def test_replacements_have_a_bound_after_which_silent_groups_stay():
+    _, _, record = run(50, "max_replacements=2", silent=1)
+    assert [values["group/replaced"] for values in record.values[1:]] == [2.0] * 50
+    assert all(values["group/zero_advantage_frac"] == 1.0 for values in record.values[1:])
+    assert (len(record.prompts), len(record.reasons)) == (150, 100)
+
+
+def test_which_prompt_replaces_which_depends_on_nothing_but_rewards():
+    _, _, one = run(60, "max_replacements=3", silent=2, seed=1)
+    _, _, other = run(60, "max_replacements=3", silent=2, seed=2)
+    assert one.prompts == other.prompts
+    assert one.reasons == other.reasons
+
+
+def test_a_group_of_one_is_enough_for_a_baseline_of_the_batch():
+    _, _, record = run(5, "group_size=1", "advantage=reinforce_baseline")
+    assert record.prompts == list(range(15))
+
+
 @pytest.mark.parametrize("failing", ["p1", "p5"])
 def test_a_failure_ends_the_run(failing):
     with pytest.raises(ActorError, match="rollout-0 died"):
@@ -182,13 +268,14 @@ def test_a_failure_ends_the_run(failing):
 
 
 def test_a_failure_of_a_later_step_is_told_while_an_earlier_one_is_awaited():
-    async def episode(step):
+    async def episode(prompt, step):
         if step == 2:
             raise ActorError("rollout-0 died")
         await asyncio.sleep(3600.0)
 
     async def story():
-        buffer = StepBuffer(lambda step: [episode(step)], num_steps=9, max_staleness=1)
+        plan = BufferPlan(per_step=1, num_steps=9, max_staleness=1)
+        buffer = EpisodeBuffer(Prompts().draw, episode, plan)
         buffer.begin(0)
         try:
             async with asyncio.timeout(10.0):
