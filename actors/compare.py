@@ -10,7 +10,9 @@ from pathlib import Path
 from actors.ending import Ending
 from actors.launch import run, running
 from actors.placement import room, seats
-from actors.programs import STARTING, TRAINING_ROLES, Workshop, as_yaml, train_with
+from actors.programs import STARTING, TRAINING_ROLES
+from actors.training import train_with
+from actors.workshop import Workshop, as_yaml
 from rlpost.comparison import Comparison, finished
 from rlpost.comparison_page import write_page
 from rlpost.console import Board
@@ -84,7 +86,8 @@ async def _train_some(waiting: Iterator[RunConfig], board: Board) -> None:
         for config in chain([first], waiting):
             with board.run("/".join(Path(config.run_dir).parts[-2:]), config.steps) as view:
                 shutil.rmtree(config.run_dir, ignore_errors=True)  # what an interruption left
-                history = await train_with(cast, config, asyncio.to_thread(Workshop, config), view)
+                preparing = asyncio.to_thread(Workshop, config)
+                history = await train_with(cast, config, preparing, view)
                 view.message(_last_words(history))
 
 

@@ -13,9 +13,11 @@ from actors.publish import Receiver
 from rlpost.batching import RankBatch
 from rlpost.errors import DeadlineError
 from rlpost.learning import Phase
+from rlpost.manifest import FileEntry
 from rlpost.metrics import Metrics, merged
 from rlpost.types import Group, Prompt, Sampling, Trajectory, Verdict
 
+_POLL_S = 0.1  # between questions to a rank that writes in the background
 _NEWS_OF_A_DEATH_S = 3.0  # Ray may tell of it later than the ranks that lost their peer
 
 
@@ -168,9 +170,31 @@ class LearnerGroup:
         """Put the current weights into every rollout worker, proved."""
         return (await self._all("publish", version))[0]
 
-    async def save(self, folder: Path) -> None:
-        """Write the engine's state into an existing folder."""
-        await self._all("save", str(folder))
+    async def snapshot(self, url: str) -> None:
+        """Copy every rank's state into memory; it is written under `url` in the background."""
+        await self._all("snapshot", url)
+
+    async def written(self) -> list[FileEntry]:
+        """Wait until the last snapshot is written, and return its files.
+
+        Raises:
+            CheckpointError: a rank could not write its part.
+        """
+        waiting = dict(enumerate(self.actors))
+        found: list[FileEntry] = []
+        while waiting:
+            for rank, actor in list(waiting.items()):
+                entries = await actor.call("written", timeout_s=self.timeout_s)
+                if entries is not None:
+                    found += entries
+                    del waiting[rank]
+            if waiting:
+                await asyncio.sleep(_POLL_S)
+        return sorted(found, key=lambda entry: entry.path)
+
+    async def restore(self, url: str, timeout_s: float) -> None:
+        """Continue from a checkpoint's snapshot, after `load` with the same phase."""
+        await self._all("restore", url, timeout_s=timeout_s)
 
     async def export(self, folder: Path) -> None:
         """Write the policy as a transformers folder."""

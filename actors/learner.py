@@ -15,9 +15,11 @@ from torch import Tensor
 from actors.placement import weight_backend
 from actors.policy_source import Part, PolicySource
 from actors.publish import Receiver, RolloutClient, ShmSender, make_sender, publish
+from actors.snapshot import Snapshots, restore
 from rlpost.batching import MicroBatch, RankBatch
 from rlpost.choices import Offload, OldLogprobs
 from rlpost.learning import Phase, TokenPolicy, mismatch_metrics, policy_loss
+from rlpost.manifest import FileEntry
 from rlpost.metrics import Metrics
 from rlpost.models import load_policy, load_tokenizer, save_policy
 from rlpost.objectives import build_from
@@ -31,7 +33,8 @@ class LearnerRank:
 
     Use, on every rank alike: `connect(...)` once; `load(folder, phase)` for each phase; then
     `update(batch, step)`, and `attach(receivers)` followed by `publish(version)` where rollout
-    workers listen. `save` and `export` write to disk.
+    workers listen. `snapshot(url)`, then `written()`, and `export` write to disk; `restore(url)`
+    after `load` continues from a snapshot.
     """
 
     def __init__(self, config: RunConfig, rank: int) -> None:
@@ -47,6 +50,7 @@ class LearnerRank:
         self.phase: Phase | None = None
         self.sender: Any = None
         self.client: RolloutClient | None = None
+        self.snapshots = Snapshots()
 
     def address(self) -> tuple[str, int]:
         """Return this rank's address and a free port, where the group will meet."""
@@ -234,20 +238,41 @@ class LearnerRank:
         assert self.client is not None, "attach() comes before publish()"
         return publish(self.sender, self.client, version)
 
-    def save(self, folder: str) -> None:
-        """Write this rank's part of the engine's state into an existing folder."""
-        self.engine.save_checkpoint(folder, tag="deepspeed", save_latest=True)
+    def snapshot(self, url: str) -> None:
+        """Copy this rank's state into memory and begin to write it under `url`.
+
+        Rank 0 writes the policy as a transformers folder too, into `export`.
+        """
+        state = self._whole()
+        export = (lambda folder: self._save(state, folder)) if self.rank == 0 else None
+        self.snapshots.take(self.engine, self.rank, url, export)
+
+    def written(self) -> list[FileEntry] | None:
+        """Return the files of the last snapshot, or None while they are being written."""
+        return self.snapshots.written()
+
+    def restore(self, url: str) -> None:
+        """Continue from a snapshot: optimiser, schedule, weights and random numbers."""
+        restore(self.engine, self.rank, self.config.learner.num_ranks, url)
 
     def export(self, folder: str) -> None:
         """Write the policy, merged and whole, as a transformers folder; rank 0 writes."""
-        source = self._source()
-        state: dict[str, Tensor] = {}
-        for names, tensors in source.iter_groups():
-            if self.rank == 0:
-                state.update(zip(names, (tensor.cpu().clone() for tensor in tensors), strict=True))
+        state = self._whole()
         if self.rank == 0:
-            tokenizer = load_tokenizer(self.config)
-            save_policy(self.policy, state, tokenizer, Path(folder))
+            self._save(state, Path(folder))
+
+    def _whole(self) -> dict[str, Tensor]:
+        """Return a copy of the policy on rank 0, nothing on the others, which help to gather it."""
+        state: dict[str, Tensor] = {}
+        for names, tensors in self._source().iter_groups():
+            if self.rank == 0:
+                state.update(
+                    zip(names, (tensor.to("cpu", copy=True) for tensor in tensors), strict=True)
+                )
+        return state
+
+    def _save(self, state: dict[str, Tensor], folder: Path) -> None:
+        save_policy(self.policy, state, load_tokenizer(self.config), folder)
 
     def _phase(self) -> Phase:
         assert self.phase is not None, "load() comes before update()"

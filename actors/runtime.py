@@ -2,16 +2,21 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from unittest.mock import patch
+from uuid import uuid4
 
 import psutil
 import ray
 from ray._private.node import Node
 from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
+from ray._private.worker import global_worker
 from ray.experimental.internal_kv import _internal_kv_put
 
+from actors import undertaker
 from rlpost.errors import ActorError
 from rlpost.schema import RayConfig
 
@@ -56,17 +61,54 @@ def ray_runtime(settings: RayConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    others = psutil.Process().children()
-    ours = None
+    with ExitStack() as stack:
+        undertaken = stack.enter_context(_undertaker()) if settings.address is None else None
+        others = psutil.Process().children()
+        ours = None
+        try:
+            if settings.address is not None:
+                ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR)
+            else:
+                _start(settings)
+            if undertaken is not None and global_worker.node is not None:
+                undertaken(f"{global_worker.node.get_session_dir_path()}/")
+            ours = _children_but(others)
+            yield
+        finally:
+            _end(_children_but(others) if ours is None else ours)
+
+
+@contextmanager
+def _undertaker() -> Iterator[Callable[[str], None]]:
+    """Have all that is started in the block killed should this process be killed in it.
+
+    Yields what is to be told the folder of the Ray session.
+    """
+    mark = uuid4().hex
+    process = subprocess.Popen(  # noqa: S603 - our own file
+        [sys.executable, "-I", "-S", undertaker.__file__, mark],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        bufsize=1,
+        start_new_session=True,  # out of the reach of a terminal's Ctrl-C and of its end
+    )
+    stdin = process.stdin
+    assert stdin is not None
+    os.environ[undertaker.MARK] = mark
+
+    def tell(line: str) -> None:
+        with suppress(BrokenPipeError):
+            stdin.write(f"{line}\n")
+
     try:
-        if settings.address is not None:
-            ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            _start(settings)
-        ours = _children_but(others)
-        yield
+        yield tell
     finally:
-        _end(_children_but(others) if ours is None else ours)
+        del os.environ[undertaker.MARK]
+        tell(undertaker.IN_ORDER)
+        with suppress(BrokenPipeError):
+            stdin.close()
+        process.wait()
 
 
 def _start(settings: RayConfig) -> None:

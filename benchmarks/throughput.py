@@ -170,8 +170,10 @@ def trl_worker(job: Mapping[str, Any]) -> None:
 async def alternate(args: argparse.Namespace, cap: int) -> list[dict[str, Any]]:
     """Return each turn's measurements, rlpost's and TRL's by turns."""
     from actors.launch import running
-    from actors.programs import TRAINING_ROLES, Recording, Workshop, make_controller
+    from actors.programs import TRAINING_ROLES
     from actors.runtime import ray_runtime
+    from actors.training import make_controller
+    from actors.workshop import Recording, Workshop
     from rlpost.console import Board
     from rlpost.tracking import build_tracker
 

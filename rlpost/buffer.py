@@ -2,11 +2,12 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Any
 
-from rlpost.episodes import Episode
+from rlpost.episodes import Episode, episode_of, plain
 from rlpost.errors import RlpostError
 from rlpost.schema import RunConfig
 from rlpost.types import Prompt
@@ -53,7 +54,7 @@ class Slot:
     step: int
     version: int = -1
     rank: int | None = None
-    task: asyncio.Task[Episode] = field(init=False)
+    task: asyncio.Future[Episode] = field(init=False)
 
 
 class EpisodeBuffer:
@@ -128,7 +129,7 @@ class EpisodeBuffer:
         slot.task.add_done_callback(lambda task: self._ended(slot, task))
         self._unfinished[slot.step] += 1
 
-    def _ended(self, slot: Slot, task: asyncio.Task[Episode]) -> None:
+    def _ended(self, slot: Slot, task: asyncio.Future[Episode]) -> None:
         """Note an end; a failure is told now, and not when its step's turn comes."""
         if task.cancelled():
             return
@@ -199,6 +200,49 @@ class EpisodeBuffer:
         """Wait until all that has begun has ended."""
         while self._error is None and self._unfinished.total():
             await self._change()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what it holds as JSON: episodes that have ended whole, of others the prompt."""
+        return {
+            "version": self.version,
+            "step": self._step,
+            "begun": self._num_begun,
+            "taken": self._num_taken,
+            "ended": self._num_ended,
+            "replacements": {str(step): count for step, count in self._num_replaced.items()},
+            "replaced": [plain(episode) for episode in self._replaced],
+            "slots": [
+                {
+                    "prompt": slot.prompt.id,
+                    "step": slot.step,
+                    "version": slot.version,
+                    "rank": slot.rank,
+                    "episode": plain(slot.task.result()) if slot.rank is not None else None,
+                }
+                for slot in self.slots
+            ],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], prompts: Mapping[str, Prompt]) -> None:
+        """Hold what `state_dict` returned; what had not ended is sampled anew.
+
+        `prompts` has, by their ids, at least those of the state. Weights of the state's version
+        must be served.
+        """
+        self.version, self._step = state["version"], state["step"]
+        self._num_begun, self._num_taken = state["begun"], state["taken"]
+        self._num_ended = state["ended"]
+        self._num_replaced = Counter({int(n): k for n, k in state["replacements"].items()})
+        self._replaced = [episode_of(one, prompts) for one in state["replaced"]]
+        for one in state["slots"]:
+            slot = Slot(prompt=prompts[one["prompt"]], step=one["step"])
+            self.slots.append(slot)
+            if one["episode"] is None:
+                self._start(slot)
+                continue
+            slot.version, slot.rank = one["version"], one["rank"]
+            slot.task = asyncio.get_running_loop().create_future()
+            slot.task.set_result(episode_of(one["episode"], prompts))
 
     async def _change(self) -> None:
         self._changed.clear()

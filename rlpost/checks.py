@@ -304,6 +304,23 @@ def _task(config: RunConfig) -> Problems:
             )
 
 
+def _checkpoint(config: RunConfig) -> Problems:
+    checkpoint = config.checkpoint
+    if checkpoint.every < 0:
+        yield f"checkpoint.every must be 0 (none) or more, got {checkpoint.every}"
+    if checkpoint.keep < 1:
+        yield f"checkpoint.keep must be at least 1, got {checkpoint.keep}: use checkpoint.every=0"
+    if checkpoint.url is not None and "://" in checkpoint.url:
+        from fsspec import available_protocols
+
+        protocol = checkpoint.url.split("://")[0]
+        if protocol not in available_protocols():
+            yield (
+                f"checkpoint.url={checkpoint.url}: fsspec knows no protocol {protocol}; it knows "
+                f"{', '.join(sorted(available_protocols()))}"
+            )
+
+
 def _tracking(config: RunConfig) -> Problems:
     if config.tracking.wandb.mode not in ("online", "offline"):
         yield f"tracking.wandb.mode must be online or offline, got {config.tracking.wandb.mode}"
@@ -323,5 +340,6 @@ RULES: tuple[Callable[[RunConfig], Problems], ...] = (
     _weights,
     _devices,
     _task,
+    _checkpoint,
     _tracking,
 )

@@ -94,6 +94,13 @@ class LoraTransfer(StrEnum):
     adapter = "adapter"
 
 
+class Best(StrEnum):
+    """Which value of a metric is the best."""
+
+    max = "max"
+    min = "min"
+
+
 class Offload(StrEnum):
     """Where DeepSpeed keeps optimiser state or parameters that do not fit the device."""
 

@@ -1,10 +1,10 @@
 """The step: sample, score, learn, publish. Written on roles alone; knows nothing of Ray."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -31,6 +31,18 @@ class Prompts(Protocol):
 
     def draw(self, count: int) -> list[Prompt]:
         """Return the next prompts of the run's order."""
+        ...
+
+    def recall(self, ids: Collection[str]) -> dict[str, Prompt]:
+        """Return prompts that were drawn before, by id."""
+        ...
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position in the order."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go to a position."""
         ...
 
 
@@ -63,8 +75,9 @@ class Controller:
     Sampling and learning take turns, or, in `mode=async`, go on at once: the episodes of later
     steps are begun as early as the bound on staleness allows (see `rlpost.buffer`).
 
-    Use: `await start()`, then `await step(n)` for n = 1, 2, ..., and `await close()` however it
-    ends; `version` counts publications.
+    Use: `await start()`, or `await resume(state)` with what `state_dict()` returned after a step,
+    then `await step(n)` for the steps that follow, and `await close()` however it ends; `version`
+    counts publications.
     """
 
     def __init__(
@@ -97,6 +110,23 @@ class Controller:
         values |= timer.values()
         self.recorder.record(0, values, ())
         return values
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return, as JSON, what a run needs beside its learner to go on after this step."""
+        return {
+            "version": self.version,
+            "prompts": self.parts.prompts.state_dict(),
+            "buffer": self.buffer.state_dict(),
+        }
+
+    async def resume(self, state: Mapping[str, Any]) -> None:
+        """Publish a restored learner's weights and take up what was under way."""
+        self.version = state["version"] - 1
+        await self._publish(PhaseTimer())
+        self.parts.prompts.load_state_dict(state["prompts"])
+        held = state["buffer"]
+        ids = {one["prompt"] for one in (*held["slots"], *held["replaced"])}
+        self.buffer.load_state_dict(held, self.parts.prompts.recall(ids))
 
     async def close(self) -> None:
         """End the episodes that nobody waits for any more."""

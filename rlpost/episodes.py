@@ -1,12 +1,13 @@
 """Episodes: a sampled group with what its verification gave, and what of it is fit to train on."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from rlpost.choices import OnTimeout
 from rlpost.errors import DataError
 from rlpost.metrics import Metrics
-from rlpost.types import Group, Trajectory, Verdict
+from rlpost.types import Group, Prompt, Trajectory, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,3 +103,24 @@ def gathered(
 def trained(groups: Sequence[Group]) -> list[Trajectory]:
     """Return the trajectories to train on."""
     return [trajectory for group in groups for trajectory in group.trained]
+
+
+def plain(episode: Episode) -> dict[str, Any]:
+    """Return an episode as JSON; of its prompt only the id, since JSON would alter metadata."""
+    return {
+        "prompt": episode.group.prompt.id,
+        "statuses": list(episode.statuses),
+        "trajectories": [asdict(trajectory) for trajectory in episode.group.trajectories],
+    }
+
+
+def episode_of(content: Mapping[str, Any], prompts: Mapping[str, Prompt]) -> Episode:
+    """Return the episode that `plain` described, given its prompt by id."""
+    trajectories: list[Trajectory] = []
+    for one in content["trajectories"]:
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in one.items()
+        }
+        trajectories.append(Trajectory(**fields))
+    group = Group(prompt=prompts[content["prompt"]], trajectories=tuple(trajectories))
+    return Episode(group=group, statuses=tuple(content["statuses"]))

@@ -31,3 +31,7 @@ class StalenessError(RlpostError, RuntimeError):
 
 class DeadlineError(RlpostError, TimeoutError):
     """What was waited for did not come in time; the message says what and for how long."""
+
+
+class CheckpointError(RlpostError, RuntimeError):
+    """A checkpoint is damaged, or could not be written."""

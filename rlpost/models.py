@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlpost.atomic import atomic_folder
-from rlpost.errors import ConfigError
+from rlpost.errors import ConfigError, ResourceError
 from rlpost.schema import RunConfig
 
 CHARACTERS = "characters"
@@ -135,14 +135,25 @@ def _with_adapter(model: Any, config: RunConfig) -> Any:
 
 
 def save_policy(model: Any, state: Mapping[str, Tensor], tokenizer: Any, folder: Path) -> None:
-    """Write weights, config and tokenizer as a transformers folder, all at once or not at all."""
+    """Write weights, config and tokenizer as a transformers folder, all at once or not at all.
+
+    Raises:
+        ResourceError: the disk does not take them.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    with atomic_folder(folder, overwrite=True) as temporary:
-        save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
-        model.config.architectures = [type(model).__name__]  # TRL and others load by it
-        model.config.save_pretrained(temporary)
-        if model.generation_config is not None:
-            model.generation_config.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+    try:
+        with atomic_folder(folder, overwrite=True) as temporary:
+            save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+            model.config.architectures = [type(model).__name__]  # TRL and others load by it
+            model.config.save_pretrained(temporary)
+            if model.generation_config is not None:
+                model.generation_config.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+    except (OSError, SafetensorError) as error:
+        raise ResourceError(
+            f"the policy could not be written to {folder}: {error}; make room and continue with "
+            "resume=auto"
+        ) from error

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rlpost.batching import RankBatch
+from rlpost.manifest import FileEntry
 from rlpost.metrics import Metrics
 from rlpost.types import Group, Prompt, Sampling, Trajectory, Verdict
 
@@ -56,8 +57,16 @@ class Learner(Protocol):
         """
         ...
 
-    async def save(self, folder: Path) -> None:
-        """Write optimiser, scheduler and weights into an existing folder."""
+    async def snapshot(self, url: str) -> None:
+        """Copy optimiser, schedule, weights and random numbers; write them in the background."""
+        ...
+
+    async def written(self) -> Sequence[FileEntry]:
+        """Wait until the last snapshot is written, and return its files.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
         ...
 
     async def export(self, folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rlpost.choices import (
     Advantage,
+    Best,
     Correction,
     Dtype,
     InFlight,
@@ -238,10 +239,14 @@ class EvalConfig:
 
 @dataclass(kw_only=True)
 class CheckpointConfig:
-    """Checkpoints in `run_dir/checkpoints`; `every=0` writes none."""
+    """Checkpoints, written in the background; `every=0` writes none, else the last step has one."""
 
     every: int = 0
-    keep: int = 2
+    keep: int = 2  # the newest so many
+    best_metric: str | None = None  # and the one where this was best, as eval/<suite>/pass@1
+    best: Best = Best.max
+    url: str | None = None  # a folder or an fsspec URL; null: run_dir/checkpoints
+    timeout_s: float = 3600.0  # to write one
     export_at_end: bool = True
 
 
@@ -289,6 +294,8 @@ class RunConfig:
     """One training run, whole."""
 
     run_dir: str = "???"
+    resume: str = "never"  # auto: from the newest checkpoint of run_dir, or anew; or a checkpoint
+    resume_allow_changes: list[str] = field(default_factory=list)  # fields that may; all: any
     seed: int = 0
     steps: int = "???"  # type: ignore[assignment]  # OmegaConf's mark for a required value
     prompts_per_step: int = "???"  # type: ignore[assignment]  # likewise

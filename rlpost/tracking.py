@@ -17,6 +17,8 @@ from rlpost.schema import TrackingConfig, WandbConfig
 
 log = logging.getLogger(__name__)
 
+WANDB_ID = "wandb_id"  # the file in a run directory that names its W&B run
+
 
 class Tracker(Protocol):
     """Keeps one line of metrics a step."""
@@ -63,11 +65,18 @@ class JsonlTracker:
 
 
 class WandbTracker:
-    """A W&B run; offline mode needs no account. A resumed run directory continues its run."""
+    """A W&B run; offline mode needs no account. A resumed run directory continues its run.
+
+    W&B cannot take back a step: those that it had before the run was interrupted, which
+    `run_dir/wandb_step` tells, are not handed over again.
+    """
 
     def __init__(self, config: WandbConfig, run_dir: Path, run_config: Mapping[str, Any]) -> None:
+        self._step_file = run_dir / "wandb_step"
+        known = self._step_file.read_text() if self._step_file.exists() else ""
+        self._logged_step = int(known) if known.isdigit() else -1
         wandb = optional_module("wandb", "tracking.wandb.enabled=true", extra="wandb")
-        id_file = run_dir / "wandb_id"
+        id_file = run_dir / WANDB_ID
         if not id_file.exists():
             atomic.write_text(id_file, uuid4().hex[:8])
         self._run: Any = wandb.init(
@@ -85,7 +94,9 @@ class WandbTracker:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Hand one step's metrics to W&B's own process."""
-        self._run.log(dict(values), step=step)
+        if step > self._logged_step:
+            self._run.log(dict(values), step=step)
+            self._step_file.write_text(str(step))
 
     def close(self) -> None:
         """Finish the run."""
@@ -93,12 +104,16 @@ class WandbTracker:
 
 
 class TensorBoardTracker:
-    """TensorBoard event files in `run_dir/tensorboard`."""
+    """TensorBoard event files in `run_dir/tensorboard`.
 
-    def __init__(self, folder: Path) -> None:
+    TensorBoard forgets what earlier files say of steps after `after_step`.
+    """
+
+    def __init__(self, folder: Path, *, after_step: int | None = None) -> None:
         optional_module("tensorboard", "tracking.tensorboard=true", extra="tensorboard")
         writer = import_module("torch.utils.tensorboard").SummaryWriter
-        self._writer: Any = writer(log_dir=str(folder))
+        purge_step = None if after_step is None else after_step + 1
+        self._writer: Any = writer(log_dir=str(folder), purge_step=purge_step)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one step's scalars and flush them."""
@@ -158,14 +173,20 @@ def build_tracker(
     *,
     after_step: int | None = None,
 ) -> CompositeTracker:
-    """Return the trackers that a recipe asks for; `after_step` is the step resumed from, if any.
+    """Return the trackers that a recipe asks for.
+
+    Args:
+        config: which they are.
+        run_dir: where files go.
+        run_config: what W&B shows as the run's configuration.
+        after_step: the step resumed from, -1 when a directory is used anew; None is the first use.
 
     Raises:
         ConfigError: a tracker's package is not installed.
     """
     trackers: dict[str, Tracker] = {}
     if config.tensorboard:
-        trackers["tensorboard"] = TensorBoardTracker(run_dir / "tensorboard")
+        trackers["tensorboard"] = TensorBoardTracker(run_dir / "tensorboard", after_step=after_step)
     if config.wandb.enabled:
         try:
             trackers["wandb"] = WandbTracker(config.wandb, run_dir, run_config)

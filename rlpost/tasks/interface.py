@@ -3,7 +3,7 @@
 import logging
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -154,7 +154,7 @@ class PromptStream:
         self.shuffle = shuffle
         self.epoch = 0
         self.position = 0
-        self._order = self._shuffled()
+        self._order = self._shuffled(self.epoch)
 
     def draw(self, count: int) -> list[Prompt]:
         """Return the next prompts; those that are too long are skipped and counted.
@@ -181,19 +181,46 @@ class PromptStream:
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go to a position that `state_dict` returned."""
         self.epoch, self.position = state["epoch"], state["position"]
-        self._order = self._shuffled()
+        self._order = self._shuffled(self.epoch)
+
+    def recall(self, ids: Collection[str]) -> dict[str, Prompt]:
+        """Return prompts that were drawn lately, by id.
+
+        Raises:
+            DataError: the task has no such item any more.
+        """
+        wanted, found = set(ids), {}
+        for item in self._drawn() if wanted else ():
+            if item.id in wanted and (prompt := self.renderer.prompt(item)) is not None:
+                found[item.id] = prompt
+                wanted.remove(item.id)
+                if not wanted:
+                    break
+        if wanted:
+            raise DataError(
+                f"prompt {min(wanted)} was drawn before the checkpoint and the task does not have "
+                "it now: continue with the data that the run began with"
+            )
+        return found
+
+    def _drawn(self) -> Iterator[Item]:
+        """Yield what was drawn, the latest first, back to the beginning of the epoch before."""
+        for index in reversed(self._order[: self.position]):
+            yield self.items[index]
+        for index in reversed(self._shuffled(self.epoch - 1)):
+            yield self.items[index]
 
     def _items(self) -> Iterator[Item]:
         while True:
             if self.position == len(self._order):
                 self.epoch, self.position = self.epoch + 1, 0
-                self._order = self._shuffled()
+                self._order = self._shuffled(self.epoch)
             self.position += 1
             yield self.items[self._order[self.position - 1]]
 
-    def _shuffled(self) -> list[int]:
+    def _shuffled(self, epoch: int) -> list[int]:
         order = list(range(len(self.items)))
         if not self.shuffle:
             return order
-        random.Random(f"{self.seed}/{self.epoch}").shuffle(order)
+        random.Random(f"{self.seed}/{epoch}").shuffle(order)
         return order

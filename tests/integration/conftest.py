@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +11,9 @@ import pytest
 
 from actors.runtime import ray_runtime
 from rlpost.config import load
+
+REPOSITORY = Path(__file__).parents[2]
+RLPOST = Path(sys.executable).with_name("rlpost")
 
 
 @pytest.fixture(scope="session")
@@ -25,8 +30,9 @@ def ray_session(cpus: str) -> Iterator[None]:
 
 
 def user_code() -> dict[str, str]:
-    """Return the environment in which runs find the verifier of `short`."""
-    return {"PYTHONPATH": str(Path(__file__).parent)}
+    """Return the environment in which runs find the verifier of `short`, and what we found."""
+    paths = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, paths)))}
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +53,27 @@ def short() -> list[str]:
         "eval.num_prompts=16",
         "eval.every=3",
     ]
+
+
+@pytest.fixture(scope="session")
+def run_dir(
+    tmp_path_factory: pytest.TempPathFactory, short: list[str], environment: dict[str, str]
+) -> Path:
+    """What the command leaves after a short run with a checkpoint."""
+    folder = tmp_path_factory.mktemp("run")
+    settings = [*short, "checkpoint.every=3", f"run_dir={folder}", "ray.num_cpus=2"]
+    done = subprocess.run(
+        [str(RLPOST), "train", "recipe=quickstart", *settings],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (folder / "printed.txt").write_text(done.stdout + done.stderr)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -2,16 +2,22 @@
 
 import asyncio
 import random
+import shutil
+import subprocess
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from actors.checkpointing import Checkpointer
 from actors.launch import running
 from rlpost.batching import BatchPlan, Sample, build_batches
+from rlpost.checkpoint import CheckpointStore
 from rlpost.config import load
+from rlpost.errors import CheckpointError
 from rlpost.learning import training_phase
+from rlpost.manifest import Manifest
 from rlpost.metrics import Metrics
 from rlpost.models import prepare_model
 from rlpost.types import Trajectory
@@ -76,7 +82,7 @@ def reconfigure(rank, config):
     rank.config = config
 
 
-async def curves_of(ranks, cpus, folder, variants):
+async def curves_of(ranks, cpus, folder, variants, disk):
     """Return, for each variant, three updates' metrics and the weights after them."""
     found = {}
     async with running(configuration(ranks, cpus, []), ("learner",)) as cast:
@@ -91,8 +97,39 @@ async def curves_of(ranks, cpus, folder, variants):
                 await learner.load(folder, replace(phase, learning_rate=0.0), 300.0)
                 found["gradients", name] = await gradients(learner, ranks)
             await learner.load(folder, phase, 300.0)
-            found[name] = await curve(learner, ranks, folder.parent / "export")
+            store = CheckpointStore(str(folder.parent / "checkpoints"))
+            found[name] = await curve(learner, ranks, folder.parent / "export", store)
+            await learner.load(folder, phase, 300.0)
+            await learner.restore(store.place(2), 300.0)
+            last = (await learner.update(batches_of(3, ranks), 3)).values()
+            await learner.export(folder.parent / "export")
+            weights = load_file(folder.parent / "export" / "model.safetensors")
+            found["continued", name] = last, weights
+        if disk is not None:
+            found["disk", ranks] = await fill(learner, config, *disk)
     return found
+
+
+async def fill(learner, config, folder, resize):
+    """Write checkpoints until a small disk is full; return what was said and what is there."""
+    config.run_dir, config.checkpoint.every, config.checkpoint.keep = str(folder), 1, 99
+    checkpoints = Checkpointer(config, learner, "seed: 0")
+    await checkpoints.after(1, {}, {})
+    await checkpoints.finish()
+    size_mib = checkpoints.store.read(1).size_bytes / 2**20
+    resize(shutil.disk_usage(folder).used / 2**20 + 1.5 * size_mib)
+    await checkpoints.after(2, {}, {})
+    await checkpoints.finish()
+    said = []
+    # The warning before writing; and without it, the disk fills up amid the writing.
+    for check_room in (checkpoints.store.check_room, lambda: None):
+        checkpoints.store.check_room = check_room
+        try:
+            await checkpoints.after(3, {}, {})
+            await checkpoints.finish()
+        except CheckpointError as error:
+            said.append(str(error))
+    return said, checkpoints.store.steps(), checkpoints.store.newest().step
 
 
 CUTS = [(count, packing) for packing in (False, True) for count in (1, 2, 3, 8)]
@@ -135,7 +172,7 @@ async def gradients(learner, ranks):
     return found
 
 
-async def curve(learner, ranks, target):
+def batches_of(step, ranks):
     plan = BatchPlan(
         num_minibatches=2,
         num_ranks=ranks,
@@ -143,22 +180,48 @@ async def curve(learner, ranks, target):
         reduction="sequence_mean",
         max_response_tokens=8,
     )
-    values = []
-    for step in range(1, 4):
-        merged = await learner.update(build_batches(samples(step), plan, step), step)
-        values.append(merged.values())
+    return build_batches(samples(step), plan, step)
+
+
+async def curve(learner, ranks, target, store):
+    """Train for three steps; a snapshot of the second is written while the third goes on."""
+    values = [(await learner.update(batches_of(step, ranks), step)).values() for step in (1, 2)]
+    with store.writing(2) as writing:
+        await learner.snapshot(writing.url)
+        values.append((await learner.update(batches_of(3, ranks), 3)).values())
+        writing.commit(Manifest(step=2, files=await learner.written()))
+    assert store.newest().step == 2
     await learner.export(target)
     return values, load_file(target / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
-def curves(ray_session, cpus, tmp_path_factory):
+def disk(tmp_path_factory):
+    """A disk of the test's own and what gives it a size in MiB; None where that is impossible."""
+    folder = tmp_path_factory.mktemp("disk")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False, stderr=subprocess.DEVNULL).returncode:
+        yield None
+        return
+
+    def resize(size_mib):
+        size = f"remount,size={int(size_mib * 1024)}k"
+        subprocess.run(["mount", "-o", size, str(folder)], check=True)
+
+    yield folder, resize
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def curves(ray_session, cpus, tmp_path_factory, disk):
     folder = tmp_path_factory.mktemp("learner") / "model"
     found = {}
     for ranks in (1, 2):
         stages = {(s, ranks): [f"learner.zero_stage={s}"] for s in (0, 1, 2, 3)}
         others = SAME | OTHER if ranks == 1 else {}
-        found |= asyncio.run(curves_of(ranks, cpus, folder, stages | others))
+        found |= asyncio.run(
+            curves_of(ranks, cpus, folder, stages | others, disk if ranks == 2 else None)
+        )
     found["start"] = load_file(folder / "model.safetensors")
     return found
 
@@ -182,6 +245,26 @@ def test_any_cut_of_a_minibatch_gives_the_same_gradient(curves, shape):
     assert float(expected.norm()) > 1e-2
     for cut, found in curves["gradients", shape].items():
         assert float((flat(found) - expected).norm() / expected.norm()) < 1e-6, cut
+
+
+@pytest.mark.parametrize("variant", [*SHAPES, *SAME, *OTHER], ids=str)
+def test_a_learner_continues_from_a_snapshot_with_the_same_bits(curves, variant):
+    values, weights = curves[variant]
+    last, continued = curves["continued", variant]
+    assert last == values[-1]
+    assert continued.keys() == weights.keys()
+    assert all(torch.equal(continued[name], weights[name]) for name in weights)
+
+
+def test_a_full_disk_is_told_and_leaves_the_newest_checkpoint_whole(curves):
+    if ("disk", 2) not in curves:
+        pytest.skip("a small disk cannot be mounted here")
+    said, steps, newest = curves["disk", 2]
+    assert "nearly full" in said[0]
+    assert "the checkpoint of step 3 could not be written" in said[1]
+    assert all("resume=auto" in text for text in said)
+    assert steps == [1, 2]
+    assert newest == 2
 
 
 def flat(gradient):

@@ -7,7 +7,7 @@ import pytest
 
 from rlpost.characters import character_tokenizer
 from rlpost.config import load
-from rlpost.errors import ConfigError
+from rlpost.errors import ConfigError, DataError
 from rlpost.tasks.build import build_source
 from rlpost.tasks.interface import PromptStream, Renderer
 from rlpost.tasks.verification import VerifierPool
@@ -104,6 +104,10 @@ def test_a_stream_continues_where_its_state_says(tmp_path):
     part.draw(11)
     resumed = stream(config)
     resumed.load_state_dict(part.state_dict())
+    drawn = resumed.recall(whole[5:11])  # from before the epoch's end and after it
+    assert drawn == {p.id: p for p in stream(config).draw(11) if p.id in whole[5:11]}
+    with pytest.raises(DataError, match="prompt nothing was drawn before the checkpoint"):
+        resumed.recall([*whole[5:11], "nothing"])
     assert [p.id for p in resumed.draw(9)] == whole[11:]
 
 

@@ -1,6 +1,7 @@
 import json
 import logging
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -97,6 +98,21 @@ def test_metrics_jsonl_is_always_written(tmp_path: Path) -> None:
     assert read(tmp_path / "metrics.jsonl")[0]["x"] == 1.0
 
 
+def test_tensorboard_shows_each_step_of_a_resumed_run_once(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = TrackingConfig(tensorboard=True)
+    for after_step, steps in ((None, (0, 1, 2, 3)), (1, (2, 3)), (-1, (0, 1))):
+        tracker = build_tracker(config, tmp_path, {}, after_step=after_step)
+        for step in steps:
+            tracker.log(step, {"x": float(step)})
+        tracker.close()
+        events = EventAccumulator(str(tmp_path / "tensorboard"))
+        events.Reload()
+        assert [event.step for event in events.Scalars("x")] == list(range(max(steps) + 1))
+
+
 def test_tensorboard_keeps_scalars(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -118,14 +134,18 @@ from rlpost.schema import TrackingConfig, WandbConfig
 from rlpost.tracking import build_tracker
 
 config = TrackingConfig(wandb=WandbConfig(enabled=True))
-tracker = build_tracker(config, Path(sys.argv[1]), {"seed": 1})
-tracker.log(1, {"reward/mean": 0.25})
-tracker.close()
-assert tracker.failures == {"jsonl": 0, "wandb": 0}, tracker.failures
+for after_step, steps in ((None, (0, 1, 2)), (1, (2, 3))):
+    tracker = build_tracker(config, Path(sys.argv[1]), {"seed": 1}, after_step=after_step)
+    for step in steps:
+        tracker.log(step, {"reward/mean": step / 4})
+    tracker.close()
+    assert tracker.failures == {"jsonl": 0, "wandb": 0}, tracker.failures
 """
 
 
-def test_wandb_works_offline_without_an_account(tmp_path: Path) -> None:
+def test_wandb_works_offline_without_an_account_and_has_each_step_of_a_resumed_run_once(
+    tmp_path: Path,
+) -> None:
     pytest.importorskip("wandb")
     subprocess.run(
         [sys.executable, "-c", WANDB_RUN, str(tmp_path)],
@@ -133,7 +153,13 @@ def test_wandb_works_offline_without_an_account(tmp_path: Path) -> None:
         env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
         timeout=120,
     )
-    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    first, second = sorted(
+        tmp_path.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime
+    )
+    assert first.name == second.name  # one run in two parts
+    value = re.compile(rb"reward/mean\x82\x01.([0-9.]+)", re.DOTALL)
+    assert set(value.findall(first.read_bytes())) == {b"0", b"0.25", b"0.5"}
+    assert set(value.findall(second.read_bytes())) == {b"0.75"}
 
 
 def test_a_missing_package_is_named_with_its_extra(

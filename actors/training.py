@@ -1,0 +1,184 @@
+"""One training: its parts started, its steps run, its checkpoints written."""
+
+import asyncio
+import errno
+from collections.abc import Awaitable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from actors.checkpointing import Checkpointer
+from actors.handles import LearnerGroup
+from actors.launch import Cast
+from actors.workshop import Recording, Workshop, as_yaml, asdict_plain
+from rlpost.batching import BatchPlan, Sample, build_batches
+from rlpost.console import View
+from rlpost.controller import Controller, Parts
+from rlpost.errors import ResourceError
+from rlpost.evaluation import Evaluator
+from rlpost.learning import training_phase, warmstart_phase
+from rlpost.resuming import ANEW, Start, store_of
+from rlpost.schema import RunConfig
+from rlpost.tasks.interface import Renderer
+from rlpost.tracking import build_tracker
+from rlpost.types import Prompt, Trajectory
+
+
+async def train_with(
+    cast: Cast,
+    config: RunConfig,
+    preparing: Awaitable[Workshop],
+    view: View,
+    start: Start = ANEW,
+) -> list[dict[str, float]]:
+    """Run one training on a cast that was made for it, or for a run with the same actors.
+
+    Returns each step's metrics, those of step 0 first.
+    """
+    workshop = await preparing
+    tracker = build_tracker(
+        config.tracking,
+        workshop.run_dir,
+        asdict_plain(config),
+        after_step=start.after_step,
+    )
+    with closing(tracker), explained(config):
+        recording = Recording(config, tracker, view)
+        controller = await make_controller(workshop, cast, recording, view, start)
+        checkpoints = Checkpointer(config, controller.parts.learner, as_yaml(config))
+        history = list(start.history)
+        try:
+            if start.resumed:
+                await controller.resume(start.state)
+            else:
+                history.append(await controller.start())
+            for step in range(start.step + 1, config.steps + 1):
+                history.append(await controller.step(step))
+                await checkpoints.after(step, controller.state_dict(), history[-1])
+            if config.checkpoint.export_at_end:
+                await controller.parts.learner.export(workshop.run_dir / "export")
+            await checkpoints.finish()
+        finally:
+            await checkpoints.close()
+            await controller.close()
+    return history
+
+
+@contextmanager
+def explained(config: RunConfig) -> Iterator[None]:
+    """Say what to do when a disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ResourceError(
+            f"no room to write {error.filename or 'a file of the run'}: {error.strerror}; the "
+            f"checkpoints in {store_of(config).url} are as they were: make room and continue with "
+            "resume=auto"
+        ) from error
+
+
+async def make_controller(
+    workshop: Workshop, cast: Cast, recording: Recording, view: View, start: Start = ANEW
+) -> Controller:
+    """Start all roles, the rollout workers while the learner warm-starts."""
+    config = workshop.config
+    # Any model of the policy's shape serves vLLM to start with, unless adapters alone will follow.
+    at_once = not (config.model.lora.by_itself and config.warmstart.steps)
+    early = asyncio.ensure_future(cast.rollouts(workshop.model_folder)) if at_once else None
+    verifying = asyncio.ensure_future(cast.rewards())
+    try:
+        learner = await cast.learners()
+        folder = await prepare_policy(workshop, learner, view, start)
+        reference = await cast.reference(folder)
+        await load_learner(learner, config, folder, start.url)
+        rewards = await verifying
+        rollouts = await (early or cast.rollouts(folder))
+    except BaseException:
+        started = [task for task in (early, verifying) if task]
+        for task in started:
+            task.cancel()
+        await asyncio.gather(*started, return_exceptions=True)
+        raise
+    num_vllm_ranks = config.rollout.num_workers * config.rollout.tensor_parallel_size
+    await learner.attach(rollouts, num_vllm_ranks, config.weights.timeout_s)
+    evaluator = Evaluator(
+        workshop.source.name,
+        workshop.held_out(),
+        rollouts,
+        rewards,
+        config.eval,
+        config.sampling.max_response_tokens,
+    )
+    parts = Parts(
+        prompts=workshop.stream(),
+        rollouts=rollouts,
+        verifiers=rewards,
+        learner=learner,
+        reference=reference,
+    )
+    return Controller(config, parts, evaluator, recording)
+
+
+async def load_learner(
+    learner: LearnerGroup, config: RunConfig, folder: Path, checkpoint: str | None
+) -> None:
+    """Load the policy of `folder` for training, and on top of it a checkpoint's state, if any.
+
+    Raises:
+        CheckpointError: the checkpoint, a URL, does not fit the learner group.
+    """
+    await learner.load(folder, training_phase(config), config.learner.start_timeout_s)
+    if checkpoint is not None:
+        await learner.restore(checkpoint, config.learner.start_timeout_s)
+
+
+async def prepare_policy(
+    workshop: Workshop, learner: LearnerGroup, view: View, start: Start = ANEW
+) -> Path:
+    """Return the folder to train from, after a warm start where the recipe has one."""
+    config = workshop.config
+    if not config.warmstart.steps:
+        return workshop.model_folder
+    folder = workshop.run_dir / "warmstart"
+    if start.keeps_warmstart and (folder / "config.json").is_file():
+        view.message(f"the warm start of {folder} is kept")
+        return folder
+    await learner.load(
+        workshop.model_folder, warmstart_phase(config), config.learner.start_timeout_s
+    )
+    plan = BatchPlan(
+        num_minibatches=1,
+        num_ranks=learner.num_ranks,
+        micro_batch_size=config.learner.micro_batch_size,
+        micro_batch_tokens=config.learner.micro_batch_tokens,
+        packing=config.learner.packing,
+        reduction="token_mean",
+        max_response_tokens=config.sampling.max_response_tokens,
+    )
+    stream = workshop.stream(salt=1)
+    for step in range(1, config.warmstart.steps + 1):
+        prompts = stream.draw(config.warmstart.batch_size)
+        samples = [_worked(prompt, workshop.renderer) for prompt in prompts]
+        metrics = await learner.update(build_batches(samples, plan, step), step)
+        loss = metrics.values()["policy/loss"]
+        view.phase(f"warm start {step}/{config.warmstart.steps}, loss {loss:.3f}")
+        if step % 50 == 0:
+            view.message(f"warm start {step}/{config.warmstart.steps}: loss {loss:.4f}")
+    await learner.export(folder)
+    return folder
+
+
+def _worked(prompt: Prompt, renderer: Renderer) -> Sample:
+    """Return a worked answer as a trajectory with advantage 1."""
+    token_ids = renderer.worked_ids(prompt)
+    trajectory = Trajectory(
+        prompt_ids=prompt.token_ids,
+        token_ids=token_ids,
+        loss_mask=(True,) * len(token_ids),
+        behavior_logprobs=(0.0,) * len(token_ids),
+        weight_versions=(0,) * len(token_ids),
+        text=prompt.worked_answer or "",
+        finish_reason="stop",
+    )
+    return Sample(trajectory=trajectory, advantage=1.0)
