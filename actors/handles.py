@@ -15,6 +15,7 @@ from rlpost.errors import DeadlineError
 from rlpost.learning import Phase
 from rlpost.manifest import FileEntry
 from rlpost.metrics import Metrics, merged
+from rlpost.scheduling import Loads
 from rlpost.types import Group, Prompt, Sampling, Trajectory, Verdict
 
 _POLL_S = 0.1  # between questions to a rank that writes in the background
@@ -60,18 +61,17 @@ class RolloutPool:
     def __init__(self, actors: Sequence[Actor], timeout_s: float) -> None:
         self.actors = list(actors)
         self.timeout_s = timeout_s
-        self._load = [0] * len(self.actors)
+        self._loads = Loads(len(self.actors))
 
     async def generate(self, prompt: Prompt, group_size: int, sampling: Sampling) -> Group:
         """Sample one group on the worker with the fewest groups in hand."""
-        index = self._load.index(min(self._load))
-        self._load[index] += 1
+        index = self._loads.take()
         try:
             return await self.actors[index].call(
                 "generate", prompt, group_size, sampling, timeout_s=self.timeout_s
             )
         finally:
-            self._load[index] -= 1
+            self._loads.give_back(index)
 
     async def weight_versions(self) -> Mapping[str, int]:
         """Return the version of the weights that each worker serves."""

@@ -98,30 +98,41 @@ def build_batches(samples: Sequence[Sample], plan: BatchPlan, seed: int) -> list
     minibatch, sequences are dealt to ranks of equal load, and neighbours in length share a
     micro-batch, so that little is padding.
     """
-    order = list(samples)
-    random.Random(seed).shuffle(order)
     ranks: list[list[tuple[MicroBatch, ...]]] = [[] for _ in range(plan.num_ranks)]
-    for index in range(plan.num_minibatches):
-        minibatch = order[index :: plan.num_minibatches]
-        for rank, micros in enumerate(_cut(minibatch, plan)):
-            ranks[rank].append(micros)
+    for cut in cut_batches([sample.num_tokens for sample in samples], plan, seed):
+        members = [i for bins in cut for micro in bins for i in micro]
+        shares = _weights([samples[i] for i in members], plan) if members else []
+        rows = {i: (samples[i], share) for i, share in zip(members, shares, strict=True)}
+        stand_in = min(rows.values(), key=lambda row: row[0].num_tokens, default=None)
+        for rank, bins in enumerate(cut):
+            ranks[rank].append(
+                tuple(
+                    _micro_batch([rows[i] for i in micro], stand_in, plan.version) for micro in bins
+                )
+            )
     return [RankBatch(minibatches=tuple(minibatches)) for minibatches in ranks]
 
 
-def _cut(minibatch: list[Sample], plan: BatchPlan) -> list[tuple[MicroBatch, ...]]:
+def cut_batches(lengths: Sequence[int], plan: BatchPlan, seed: int) -> list[list[list[list[int]]]]:
+    """Return the indices of each micro-batch, as `[minibatch][rank][micro-batch]`.
+
+    Every rank has as many micro-batches as the others, some of them perhaps empty.
+    """
+    order = list(range(len(lengths)))
+    random.Random(seed).shuffle(order)
+    return [
+        _cut(order[i :: plan.num_minibatches], lengths, plan) for i in range(plan.num_minibatches)
+    ]
+
+
+def _cut(members: list[int], lengths: Sequence[int], plan: BatchPlan) -> list[list[list[int]]]:
     """Return each rank's micro-batches of a minibatch, as many on every rank."""
-    if not minibatch:
-        return [()] * plan.num_ranks
-    ordered = sorted(minibatch, key=lambda sample: -sample.num_tokens)
-    rows = list(zip(ordered, _weights(ordered, plan), strict=True))
-    cuts = _cuts([sample.num_tokens for sample in ordered], plan)
+    ordered = sorted(members, key=lambda i: -lengths[i])
+    cuts = _cuts([lengths[i] for i in ordered], plan)
     num_micros = max(len(bins) for bins in cuts)
     cuts = [split_to(bins, num_micros) for bins in cuts]
     return [
-        tuple(
-            _micro_batch([rows[i] for i in members], rows[-1], plan.version)
-            for members in bins + [[]] * (num_micros - len(bins))
-        )
+        [[ordered[i] for i in micro] for micro in bins] + [[]] * (num_micros - len(bins))
         for bins in cuts
     ]
 
@@ -152,11 +163,15 @@ def _weights(samples: list[Sample], plan: BatchPlan) -> list[Tensor]:
 
 
 def _micro_batch(
-    rows: list[tuple[Sample, Tensor]], stand_in: tuple[Sample, Tensor], version: int | None = None
+    rows: list[tuple[Sample, Tensor]],
+    stand_in: tuple[Sample, Tensor] | None,
+    version: int | None = None,
 ) -> MicroBatch:
     """Pad rows into tensors; an empty share becomes one untrained row, to keep ranks in step."""
     trained = bool(rows)
-    rows = rows or [stand_in]
+    if not rows:
+        assert stand_in is not None, "a minibatch has samples"
+        rows = [stand_in]
     shape = (len(rows), max(sample.num_tokens for sample, _ in rows))
     token_ids = torch.zeros(shape, dtype=torch.int64)
     attention_mask = torch.zeros(shape, dtype=torch.bool)

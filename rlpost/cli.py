@@ -21,6 +21,7 @@ _EPILOG = """examples:
   rlpost warmstart recipe=quickstart run_dir=runs/warm
   rlpost export runs/NAME path/to/model
   rlpost compare recipe=quickstart objectives=[clip,mhpo,mhpo:dhp=false] seeds=3 out=runs/study
+  rlpost simulate from=runs/NAME rollout.num_workers=64 mode=async
   rlpost objective plot mhpo clip holder mhpo:dhp=false out=pictures
   rlpost doctor
 
@@ -35,6 +36,7 @@ _COMMANDS = {
     "warmstart": "train on a task's worked answers only",
     "export": "copy a checkpoint's policy as a transformers folder: CHECKPOINT FOLDER",
     "compare": "train with several objectives and seeds, and write a page that compares them",
+    "simulate": "run the real controller on a modelled cluster: recipe=... or from=RUN_DIRECTORY",
     "objective": "draw objectives: plot NAME[:field=value]... [out=FOLDER]",
     "doctor": "say what this machine can run, and what is wrong with a remedy",
 }
@@ -155,7 +157,7 @@ def _complete(words: list[str]) -> int:
         if not before:
             sys.stdout.write(" ".join(name for name in _COMMANDS if name.startswith(typing)) + "\n")
             return 0
-        skipped = {"train": 1, "warmstart": 1, "eval": 2}.get(before[0])
+        skipped = {"train": 1, "warmstart": 1, "simulate": 1, "eval": 2}.get(before[0])
         if skipped is None or len(before) < skipped:
             return 0  # the shell then completes file names
         os.environ["COMP_LINE"] = " ".join(["rlpost", *before[skipped:], typing])
@@ -199,6 +201,14 @@ def _export(words: list[str]) -> int:
     return _programs().export(Path(words[0]), Path(words[1]))
 
 
+def _simulate(words: list[str]) -> int:
+    from rlpost.logs import set_up
+    from rlpost.simulation.command import main as simulate
+
+    set_up("simulation")
+    return simulate(words)
+
+
 def _objective(words: list[str]) -> int:
     folder, names = ".", []
     for word in words[1:]:
@@ -231,6 +241,7 @@ _RUN: dict[str, Callable[[list[str]], int]] = {
     "warmstart": _warmstart,
     "export": _export,
     "compare": _compare,
+    "simulate": _simulate,
     "objective": _objective,
     "doctor": _doctor,
 }

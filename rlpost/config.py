@@ -57,6 +57,23 @@ def load(recipe: str | None, overrides: Sequence[str] = ()) -> RunConfig:
         raise translated(error) from error
 
 
+def load_run(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Return the checked configuration of a run directory, with `field=value` overrides.
+
+    Raises:
+        ConfigError: there is none, or as for `load`.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{run_dir}: no run directory: config.yaml is not in it")
+    try:
+        found = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+    except OmegaConfBaseException as error:
+        raise translated(error) from error
+    assert isinstance(found, DictConfig)
+    return convert(found)
+
+
 def convert(composed: DictConfig) -> RunConfig:
     """Return the typed, checked configuration of what Hydra composed."""
     OmegaConf.set_struct(composed, False)

@@ -1,7 +1,7 @@
 """The step: sample, score, learn, publish. Written on roles alone; knows nothing of Ray."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from rlpost import advantages
-from rlpost.batching import BatchPlan, Sample, build_batches
+from rlpost.batching import BatchPlan, RankBatch, Sample, build_batches
 from rlpost.buffer import EpisodeBuffer, buffer_plan
 from rlpost.choices import Advantage, Mode, Reduction
 from rlpost.episodes import Episode, gathered, scored, trained
@@ -20,7 +20,7 @@ from rlpost.metrics import Metrics
 from rlpost.objectives import build_from
 from rlpost.roles import Learner, Reference, Rollouts, Verifiers
 from rlpost.schema import RunConfig
-from rlpost.timing import PhaseTimer
+from rlpost.timing import PhaseTimer, clock
 from rlpost.types import Group, Prompt, Sampling, Trajectory
 
 log = logging.getLogger(__name__)
@@ -81,12 +81,19 @@ class Controller:
     """
 
     def __init__(
-        self, config: RunConfig, parts: Parts, evaluator: Evaluator, recorder: Recorder
+        self,
+        config: RunConfig,
+        parts: Parts,
+        evaluator: Evaluator,
+        recorder: Recorder,
+        build: Callable[[Sequence[Sample], BatchPlan, int], list[RankBatch]] = build_batches,
     ) -> None:
+        """`build` cuts a step's samples into what the learner's ranks train on."""
         self.config = config
         self.parts = parts
         self.evaluator = evaluator
         self.recorder = recorder
+        self.build = build
         self.version = -1
         self.buffer = EpisodeBuffer(parts.prompts.draw, self._episode, buffer_plan(config))
         reduction = config.reduction.value
@@ -146,7 +153,7 @@ class Controller:
         with self._phase("batch", timer):
             samples = self._samples(groups, references, metrics)
             plan = replace(self.plan, version=self.version)
-            batches = build_batches(samples, plan, _seed(self.config.seed, "batch", step))
+            batches = self.build(samples, plan, _seed(self.config.seed, "batch", step))
         with self._phase("learn", timer):
             metrics.merge(await self.parts.learner.update(batches, step))
         values = metrics.values() | await self._publish(timer)
@@ -173,8 +180,12 @@ class Controller:
             top_k=settings.top_k,
             seed=_seed(self.config.seed, prompt.id, step),
         )
+        now = clock()
+        asked_s = now()
         group = await self.parts.rollouts.generate(prompt, self.config.group_size, sampling)
+        sampled_s = now()
         verdicts = await self.parts.verifiers.verify(prompt, group.trajectories)
+        group = replace(group, asked_s=asked_s, sampled_s=sampled_s, scored_s=now())
         return scored(group, verdicts, self.config.reward.on_timeout)
 
     @property
@@ -275,7 +286,7 @@ class Controller:
                         f"{worker} serves weights of version {version} after version "
                         f"{self.version} was published: it missed a transfer"
                     )
-        return values
+        return values | {"clock/published_s": clock()()}
 
     async def _evaluate(self, step: int, timer: PhaseTimer) -> dict[str, float]:
         every = self.config.eval.every

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlpost.atomic import atomic_file
-from rlpost.types import Group, Prompt, Trajectory
+from rlpost.types import Group, Trajectory
 
 SCHEMA = pa.schema(
     [
@@ -23,6 +23,10 @@ SCHEMA = pa.schema(
         pa.field("dropped", pa.string()),  # why it was not trained on; empty if it was
         pa.field("finish_reason", pa.string()),
         pa.field("worker", pa.string()),
+        # Of its group, on the driver's clock: asked for, complete, scored.
+        pa.field("asked_s", pa.float64()),
+        pa.field("sampled_s", pa.float64()),
+        pa.field("scored_s", pa.float64()),
         pa.field("prompt_ids", pa.list_(pa.int32())),
         pa.field("token_ids", pa.list_(pa.int32())),
         pa.field("loss_mask", pa.list_(pa.bool_())),
@@ -35,7 +39,7 @@ SCHEMA = pa.schema(
 def write_rollouts(folder: Path, step: int, groups: Sequence[Group]) -> Path:
     """Write one step's trajectories and return the file, which appears whole or not at all."""
     rows = [
-        _row(step, index, group.prompt, trajectory)
+        _row(step, index, group, trajectory)
         for index, group in enumerate(groups)
         for trajectory in group.trajectories
     ]
@@ -46,10 +50,11 @@ def write_rollouts(folder: Path, step: int, groups: Sequence[Group]) -> Path:
     return path
 
 
-def _row(step: int, group: int, prompt: Prompt, trajectory: Trajectory) -> Mapping[str, Any]:
+def _row(step: int, index: int, group: Group, trajectory: Trajectory) -> Mapping[str, Any]:
+    prompt = group.prompt
     return {
         "step": step,
-        "group": group,
+        "group": index,
         "prompt_id": prompt.id,
         "prompt": prompt.text,
         "answer": prompt.answer,
@@ -59,6 +64,9 @@ def _row(step: int, group: int, prompt: Prompt, trajectory: Trajectory) -> Mappi
         "dropped": trajectory.dropped,
         "finish_reason": trajectory.finish_reason,
         "worker": trajectory.worker,
+        "asked_s": group.asked_s,
+        "sampled_s": group.sampled_s,
+        "scored_s": group.scored_s,
         "prompt_ids": trajectory.prompt_ids,
         "token_ids": trajectory.token_ids,
         "loss_mask": trajectory.loss_mask,

@@ -1,10 +1,22 @@
 """Where a step's wall time went: named phases that sum to it."""
 
+import asyncio
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 OTHER = "other"
+
+
+def clock() -> Callable[[], float]:
+    """Return the running event loop's clock in seconds, which a simulation's loop moves on itself.
+
+    Outside a loop it is the machine's.
+    """
+    try:
+        return asyncio.get_running_loop().time
+    except RuntimeError:
+        return time.perf_counter
 
 
 class PhaseTimer:
@@ -14,9 +26,10 @@ class PhaseTimer:
     the outer one's clock, and a name used twice adds up, so that the phases never overlap.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
-        self._start = self._since = clock()
+    def __init__(self, now: Callable[[], float] | None = None) -> None:
+        """`now` returns seconds; without it the clock is that of the running event loop."""
+        self._clock = now or clock()
+        self._start = self._since = self._clock()
         self._open = [OTHER]
         self._seconds: dict[str, float] = {OTHER: 0.0}
 

@@ -90,10 +90,17 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """The trajectories sampled for one prompt."""
+    """The trajectories sampled for one prompt.
+
+    On the driver's clock, which counts seconds from no particular moment: it was asked for at
+    `asked_s`, complete at `sampled_s`, and scored at `scored_s`; 0 where that is not known.
+    """
 
     prompt: Prompt
     trajectories: tuple[Trajectory, ...]
+    asked_s: float = field(default=0.0, compare=False)
+    sampled_s: float = field(default=0.0, compare=False)
+    scored_s: float = field(default=0.0, compare=False)
 
     @property
     def trained(self) -> tuple[Trajectory, ...]:

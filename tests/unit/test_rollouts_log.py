@@ -23,7 +23,13 @@ def group(prompt_id: str, num: int) -> Group:
         reward=1.0,
         reward_parts={"format": 0.5, "right": 1.0},
     )
-    return Group(prompt=prompt, trajectories=(trajectory,) * num)
+    return Group(
+        prompt=prompt,
+        trajectories=(trajectory,) * num,
+        asked_s=1.0,
+        sampled_s=2.5,
+        scored_s=3.0,
+    )
 
 
 def test_each_trajectory_is_one_row(tmp_path: Path) -> None:
@@ -45,6 +51,9 @@ def test_each_trajectory_is_one_row(tmp_path: Path) -> None:
         "dropped": "",
         "finish_reason": "stop",
         "worker": "rollout-0",
+        "asked_s": 1.0,
+        "sampled_s": 2.5,
+        "scored_s": 3.0,
         "prompt_ids": [5, 6],
         "token_ids": [7, 8],
         "loss_mask": [True, False],

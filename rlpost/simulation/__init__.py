@@ -1,0 +1,1 @@
+"""The real controller on virtual time, with modelled engines and a modelled learner."""
