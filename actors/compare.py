@@ -9,7 +9,7 @@ from pathlib import Path
 
 from actors.ending import Ending
 from actors.launch import run, running
-from actors.placement import room, seats
+from actors.placement import room
 from actors.programs import STARTING, TRAINING_ROLES
 from actors.training import train_with
 from actors.workshop import Workshop, as_yaml
@@ -18,6 +18,7 @@ from rlpost.comparison_page import write_page
 from rlpost.console import Board
 from rlpost.errors import ConfigError
 from rlpost.schema import RunConfig
+from rlpost.seats import seats
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,13 @@ import ray
 from actors.ending import Ending
 from actors.handles import Actor, LearnerGroup, ReferenceHandle, RewardPool, RolloutPool
 from actors.learner import LearnerRank
-from actors.placement import Seat, reserve, seats, strategy
+from actors.placement import reserve, strategy
 from actors.reference import ReferencePolicy
 from actors.reward import RewardWorker
 from actors.rollout import RolloutWorker
 from actors.runtime import ray_runtime
 from rlpost.schema import RunConfig
+from rlpost.seats import Seat, seats
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actors.placement import weight_backend
 from actors.policy_source import Part, PolicySource
 from actors.publish import Receiver, RolloutClient, ShmSender, make_sender, publish
 from actors.snapshot import Snapshots, restore
@@ -24,6 +23,7 @@ from rlpost.metrics import Metrics
 from rlpost.models import load_policy, load_tokenizer, save_policy
 from rlpost.objectives import build_from
 from rlpost.schema import LearnerConfig, RunConfig
+from rlpost.seats import weight_backend
 
 log = logging.getLogger(__name__)
 

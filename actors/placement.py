@@ -2,62 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rlpost.choices import WeightBackend
 from rlpost.errors import ResourceError
-from rlpost.schema import RunConfig
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seat:
-    """An actor to be placed: its role, its index in the role, its resources."""
-
-    role: str
-    index: int
-    num_cpus: float
-    num_gpus: float
-
-    @property
-    def name(self) -> str:
-        """The actor's name in messages."""
-        return f"{self.role}-{self.index}"
-
-    def bundle(self) -> dict[str, float]:
-        """Return the resources as Ray writes them."""
-        bundle = {"CPU": self.num_cpus, "GPU": self.num_gpus}
-        return {name: amount for name, amount in bundle.items() if amount} or {"CPU": 0.001}
-
-
-def seats(config: RunConfig, roles: Sequence[str]) -> list[Seat]:
-    """Return the actors of a run's roles, in the order in which they are placed."""
-    learner, rollout = config.learner, config.rollout
-    reward, reference = config.reward, config.reference
-    table = {
-        "learner": (learner.num_ranks, learner.num_cpus, learner.num_gpus),
-        "rollout": (rollout.num_workers, rollout.num_cpus, rollout.num_gpus),
-        "reference": (1 if config.kl_coef > 0 else 0, reference.num_cpus, reference.num_gpus),
-        "reward": (reward.num_workers, reward.num_cpus, 0.0),
-    }
-    return [
-        Seat(role=role, index=index, num_cpus=num_cpus, num_gpus=num_gpus)
-        for role, (count, num_cpus, num_gpus) in table.items()
-        if role in roles
-        for index in range(count)
-    ]
-
-
-def weight_backend(config: RunConfig) -> str:
-    """Return the backend that `auto` stands for."""
-    backend = config.weights.backend
-    if backend is WeightBackend.auto:
-        backend = WeightBackend.nccl if config.rollout.num_gpus else WeightBackend.shm
-    return backend.value
+from rlpost.seats import Seat
 
 
 def reserve(wanted: Sequence[Seat], timeout_s: float) -> PlacementGroup:

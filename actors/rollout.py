@@ -12,10 +12,10 @@ from typing import Any
 
 from actors.fingerprint import check_arrival
 from actors.intake import Intake, adapter_arguments, make_intake
-from actors.placement import weight_backend
 from rlpost.errors import ActorError, ConfigError, DeadlineError
 from rlpost.models import load_tokenizer
 from rlpost.schema import RunConfig
+from rlpost.seats import weight_backend
 from rlpost.types import Group, Prompt, Sampling, Trajectory
 
 log = logging.getLogger(__name__)

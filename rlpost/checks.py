@@ -236,7 +236,7 @@ def _devices(config: RunConfig) -> Problems:
     if reference is not None:
         cpus[f"1 reference x {reference.num_cpus:g}"] = reference.num_cpus
         gpus += reference.num_gpus
-    there = config.ray.num_gpus if config.ray.num_gpus is not None else _num_gpus()
+    there = config.ray.num_gpus if config.ray.num_gpus is not None else num_gpus()
     if gpus > there:
         yield (
             f"the actors need {gpus:g} GPUs ({learner.num_ranks} learner.num_ranks x "
@@ -252,7 +252,8 @@ def _devices(config: RunConfig) -> Problems:
         )
 
 
-def _num_gpus() -> int:
+def num_gpus() -> int:
+    """Return this machine's GPUs."""
     return sum(
         1 for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()
     )

@@ -21,6 +21,7 @@ _EPILOG = """examples:
   rlpost warmstart recipe=quickstart run_dir=runs/warm
   rlpost export runs/NAME path/to/model
   rlpost compare recipe=quickstart objectives=[clip,mhpo,mhpo:dhp=false] seeds=3 out=runs/study
+  rlpost plan recipe=gsm8k_8gpu plan.node_cpus=96 plan.node_gpus=8
   rlpost simulate from=runs/NAME rollout.num_workers=64 mode=async
   rlpost objective plot mhpo clip holder mhpo:dhp=false out=pictures
   rlpost doctor
@@ -36,6 +37,7 @@ _COMMANDS = {
     "warmstart": "train on a task's worked answers only",
     "export": "copy a checkpoint's policy as a transformers folder: CHECKPOINT FOLDER",
     "compare": "train with several objectives and seeds, and write a page that compares them",
+    "plan": "say what a job will do and need, and warn, before anything starts",
     "simulate": "run the real controller on a modelled cluster: recipe=... or from=RUN_DIRECTORY",
     "objective": "draw objectives: plot NAME[:field=value]... [out=FOLDER]",
     "doctor": "say what this machine can run, and what is wrong with a remedy",
@@ -157,7 +159,7 @@ def _complete(words: list[str]) -> int:
         if not before:
             sys.stdout.write(" ".join(name for name in _COMMANDS if name.startswith(typing)) + "\n")
             return 0
-        skipped = {"train": 1, "warmstart": 1, "simulate": 1, "eval": 2}.get(before[0])
+        skipped = {"train": 1, "warmstart": 1, "plan": 1, "simulate": 1, "eval": 2}.get(before[0])
         if skipped is None or len(before) < skipped:
             return 0  # the shell then completes file names
         os.environ["COMP_LINE"] = " ".join(["rlpost", *before[skipped:], typing])
@@ -201,6 +203,12 @@ def _export(words: list[str]) -> int:
     return _programs().export(Path(words[0]), Path(words[1]))
 
 
+def _plan(words: list[str]) -> int:
+    from rlpost.planning.command import main as plan
+
+    return plan(words)
+
+
 def _simulate(words: list[str]) -> int:
     from rlpost.logs import set_up
     from rlpost.simulation.command import main as simulate
@@ -241,6 +249,7 @@ _RUN: dict[str, Callable[[list[str]], int]] = {
     "warmstart": _warmstart,
     "export": _export,
     "compare": _compare,
+    "plan": _plan,
     "simulate": _simulate,
     "objective": _objective,
     "doctor": _doctor,

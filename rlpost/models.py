@@ -85,6 +85,34 @@ def _scratch_config(config: RunConfig, tokenizer: Any) -> Any:
     )
 
 
+def shape_of_policy(config: RunConfig) -> Any:
+    """Return the policy as it is trained, without weights: all its tensors are on `meta`.
+
+    Raises:
+        ConfigError: the model's configuration cannot be read, or has no such model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    source, trust = config.model.path, config.model.trust_remote_code
+    try:
+        if source is None:
+            architecture = _scratch_config(config, load_tokenizer(config))
+        else:
+            architecture = AutoConfig.from_pretrained(source, trust_remote_code=trust)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                architecture,
+                dtype=getattr(torch, config.model.dtype.value),
+                trust_remote_code=trust,
+            )
+            return _with_adapter(model, config) if config.model.lora.rank else model
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"model.path={source}: its configuration cannot be read (weights are not needed): "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
 def load_policy(config: RunConfig, folder: str | Path, *, trainable: bool = True) -> Any:
     """Return the causal language model of a folder, in the recipe's dtype.
 

@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from actors import compare, placement
-from actors.placement import Seat, room
+from actors.placement import room
 from rlpost.config import load
 from rlpost.errors import ActorError
+from rlpost.seats import Seat
 
 
 @pytest.fixture
