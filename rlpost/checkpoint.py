@@ -206,7 +206,9 @@ def files_under(url: str) -> Generator[Path]:
         folder = Path(name)
         yield folder
         for path in _files_of(folder):
-            files.put_file(str(path), f"{root}/{path.relative_to(folder).as_posix()}")
+            target = f"{root}/{path.relative_to(folder).as_posix()}"
+            files.makedirs(target.rpartition("/")[0], exist_ok=True)
+            files.put_file(str(path), target)
 
 
 @contextmanager

@@ -314,7 +314,7 @@ def _checkpoint(config: RunConfig) -> Problems:
     if checkpoint.url is not None and "://" in checkpoint.url:
         from fsspec import available_protocols
 
-        protocol = checkpoint.url.split("://")[0]
+        protocol = re.split("::|://", checkpoint.url)[0]
         if protocol not in available_protocols():
             yield (
                 f"checkpoint.url={checkpoint.url}: fsspec knows no protocol {protocol}; it knows "

@@ -82,11 +82,37 @@ def reconfigure(rank, config):
     rank.config = config
 
 
+def remote_disk():
+    """Return what makes `shelf://` known: this disk, without saying that it is this disk.
+
+    It is local, so that Ray copies it.
+    """
+
+    def register(_):
+        from fsspec import register_implementation
+        from fsspec.implementations.dirfs import DirFileSystem
+        from fsspec.implementations.local import LocalFileSystem
+
+        class Shelf(DirFileSystem):
+            protocol = "shelf"
+
+            def __init__(self, **settings):
+                super().__init__(path="/", fs=LocalFileSystem(), **settings)
+
+        register_implementation("shelf", Shelf, clobber=True)
+
+    return register
+
+
 async def curves_of(ranks, cpus, folder, variants, disk):
     """Return, for each variant, three updates' metrics and the weights after them."""
     found = {}
     async with running(configuration(ranks, cpus, []), ("learner",)) as cast:
         learner = await cast.learners()
+        register = remote_disk()
+        register(None)
+        for actor in learner.actors:
+            await actor.handle.__ray_call__.remote(register)
         for name, variant in variants.items():
             config = configuration(ranks, cpus, variant)
             prepare_model(config, folder)
@@ -97,7 +123,9 @@ async def curves_of(ranks, cpus, folder, variants, disk):
                 await learner.load(folder, replace(phase, learning_rate=0.0), 300.0)
                 found["gradients", name] = await gradients(learner, ranks)
             await learner.load(folder, phase, 300.0)
-            store = CheckpointStore(str(folder.parent / "checkpoints"))
+            # On this disk, and on one to which files are uploaded.
+            protocol = "" if ranks == 2 else "shelf://"
+            store = CheckpointStore(f"{protocol}{folder.parent}/checkpoints")
             found[name] = await curve(learner, ranks, folder.parent / "export", store)
             await learner.load(folder, phase, 300.0)
             await learner.restore(store.place(2), 300.0)

@@ -64,6 +64,8 @@ def broken(tmp_path_factory, short, environment, ray_session, cpus):
         assert not left, f"outlived their driver: {left}"
         outputs.append(printed)
         words = [*settings(short, folder), "resume=auto"]
+    # Without a final export, a run directory's policy is that of its newest checkpoint.
+    assert programs.export(folder, folder.with_name("policy")) == 0
     assert programs.train(load(None, [*words, cpus])) == 0
     return folder, outputs
 
@@ -83,6 +85,7 @@ def test_a_run_killed_twice_ends_with_the_bits_of_one_never_interrupted(run_dir,
     folder, printed = broken
     assert "continuing after step 1 from" in printed[1]
     assert "warmstart is kept" in printed[1]
+    assert (folder.with_name("policy") / "model.safetensors").is_file()
     assert lines(folder) == lines(run_dir)
     assert [line["step"] for line in lines(folder)] == [0, 1, 2, 3]
     assert all(line["policy/grad_norm"] > 0 for line in lines(run_dir)[1:])

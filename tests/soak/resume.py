@@ -2,11 +2,12 @@
 
     python tests/soak/resume.py --kills 10 --out FOLDER [override]...
 
-Of the kills, one comes amid the writing of a checkpoint, one right after a checkpoint at the end of
-an epoch of the data, one as the last step is over, and the others at random moments, start-up
-included. Each life continues with `resume=auto`. Prints what happened and exits with 1 unless
-parameters and metrics, but for times, have the same bits and no process outlived its driver for
-long.
+The first kill comes amid the writing of a checkpoint, the second right after a checkpoint at the
+end of an epoch of the data, the last as the last step is over, and the others at random moments:
+every third of them while the run starts up, the others once it takes steps. Each life continues
+with `resume=auto`. Prints what happened and exits with 1 unless parameters and metrics, but for
+times, have the same bits and no process outlived its driver for long. With `mode=async`
+bits depend on timing: there each prompt has to be trained on as often.
 """
 
 import argparse
@@ -22,10 +23,11 @@ import time
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 
 REPOSITORY = Path(__file__).parents[2]
 KILLED = REPOSITORY / "tests" / "integration" / "killed.py"
-STEPS = 12
+STEPS = 24
 # An epoch of the data is four steps: 96 prompts of the quick start's task.
 RECIPE = [
     "recipe=quickstart",
@@ -39,21 +41,29 @@ VANISHING_S = 30.0
 LIMIT_S = 900.0
 
 
-def live(words, moment, kill_after_s=None):
-    """Run a driver until it ends or is killed; return what is to be told of it."""
+def live(words, moment, kill_after_s=None, watched=None):
+    """Run a driver until it ends or is killed; return what is to be told of it.
+
+    The time until it is killed counts from the moment at which the file `watched` grows, if given.
+    """
     command = [sys.executable, str(KILLED), moment[0], str(moment[1]), *words]
     began = time.monotonic()
     process = subprocess.Popen(
         command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     driver, descendants = psutil.Process(process.pid), set()
+    size, armed = size_of(watched), began if watched is None else None
     while process.poll() is None:
-        age_s = time.monotonic() - began
-        if age_s > LIMIT_S or (kill_after_s is not None and age_s > kill_after_s):
+        now = time.monotonic()
+        if armed is None:
+            size, before = size_of(watched), size
+            armed = now if size > before else None
+        due = kill_after_s is not None and armed is not None and now - armed > kill_after_s
+        if due or now - began > LIMIT_S:
             process.kill()
         with contextlib.suppress(psutil.Error):
             descendants.update(driver.children(recursive=True))
-        time.sleep(0.1)
+        time.sleep(0.02)
     ended = time.monotonic()
     left = psutil.wait_procs(list(descendants), timeout=VANISHING_S)[1]
     printed = process.stdout.read()
@@ -69,6 +79,10 @@ def live(words, moment, kill_after_s=None):
     }
 
 
+def size_of(path):
+    return path.stat().st_size if path and path.exists() else 0
+
+
 def told(run_dir):
     """Return a run's metrics without times, and the checksum of its parameters."""
     lines = []
@@ -82,6 +96,20 @@ def told(run_dir):
 def say(text):
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def trained(run_dir):
+    """Return the prompts of all steps, one for each group that was trained on."""
+    found = []
+    for path in sorted((run_dir / "rollouts").glob("step_*.parquet")):
+        rows = pq.read_table(path, columns=["group", "prompt_id", "dropped"]).to_pylist()
+        found += [
+            prompt
+            for _, prompt in sorted(
+                {(r["group"], r["prompt_id"]) for r in rows if not r["dropped"]}
+            )
+        ]
+    return found
 
 
 def shared_memory():
@@ -103,17 +131,16 @@ def main() -> int:
     whole = live([*words, f"run_dir={straight}"], ("never", 0))
     say(f"uninterrupted: {whole['ran_s']} s, exit code {whole['code']}")
     chosen = [("checkpoint", 2), ("committed", 4), ("committed", STEPS)]
-    randomly = asked.kills - len(chosen)
-    plan = [("at random", None)] * randomly
-    plan.insert(randomly // 3, chosen[0])
-    plan.insert(2 * randomly // 3 + 1, chosen[1])
-    plan.append(chosen[2])
+    plan = [*chosen[:2], *[("at random", None)] * (asked.kills - len(chosen)), chosen[2]]
     lives = []
     for number, moment in enumerate(plan, start=1):
-        timed = moment[1] is None
-        after_s = rng.uniform(0.05, 1.0) * whole["ran_s"] if timed else None
+        timed, starting = moment[1] is None, number % 3 == 1
+        after_s = rng.uniform(0.05, 0.6) * whole["ran_s"] if starting else rng.uniform(0.0, 1.5)
         life = live(
-            [*words, f"run_dir={broken}", "resume=auto"], ("never", 0) if timed else moment, after_s
+            [*words, f"run_dir={broken}", "resume=auto"],
+            ("never", 0) if timed else moment,
+            after_s if timed else None,
+            None if starting else broken / "metrics.jsonl",
         )
         lives.append(life)
         where = f"after {life['ran_s']} s" if timed else f"{moment[0]} of step {moment[1]}"
@@ -127,13 +154,19 @@ def main() -> int:
     (asked.out / "printed.txt").write_text("\n\n".join(life["printed"] for life in lives))
     metrics, weights = zip(told(straight), told(broken), strict=True)
     grown = shared_memory() - before
-    checks = {
+    prompts = trained(straight), trained(broken)
+    exact = {
         "parameters have the same bits": weights[0] == weights[1],
         "metrics have the same bits": metrics[0] == metrics[1],
+        "prompts have the same order": prompts[0] == prompts[1],
+    }
+    checks = {
+        **({} if "mode=async" in asked.overrides else exact),
+        "each prompt was trained on as often": sorted(prompts[0]) == sorted(prompts[1]),
         "no process was left": not any(life["left"] for life in lives),
         "the last lives ended well": [life["code"] for life in lives[-2:]] == [0, 0],
         "finished is said": "finished already" in lives[-1]["printed"],
-        "killed with SIGKILL": any(life["code"] == -signal.SIGKILL for life in lives),
+        "all were killed": all(life["code"] == -signal.SIGKILL for life in lives[:-2]),
     }
     for name, holds in checks.items():
         say(f"{'yes' if holds else 'NO '} {name}")
