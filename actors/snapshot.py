@@ -110,9 +110,9 @@ class Snapshots:
         with tempfile.TemporaryDirectory(prefix="rlpost-snapshot-") as name:
             memory = engine.checkpoint_engine = MemoryEngine(Path(name))
             engine.save_checkpoint(name, tag=_TAG, save_latest=False)
-        self._writing = self._pool.submit(
-            _write, url, rank, memory.files, json.dumps(rng_state()), also
-        )
+        # DeepSpeed keeps its engine; the copy is to be gone once it is written.
+        files, memory.files = memory.files, {}
+        self._writing = self._pool.submit(_write, url, rank, files, json.dumps(rng_state()), also)
 
     def written(self) -> list[FileEntry] | None:
         """Return what the last snapshot has written, None while it is still at it.

@@ -36,6 +36,8 @@ BAD = {
         ["max_replacements=4", "group_size=1", "advantage=reinforce_baseline"],
         "group_size=1 leaves no other",
     ),
+    "no checkpoint kept": (["checkpoint.keep=0"], "checkpoint.keep must be at least 1, got 0"),
+    "unknown protocol": (["checkpoint.url=nowhere://x"], "fsspec knows no protocol nowhere"),
     "token budget": (["learner.micro_batch_tokens=9"], "must hold the longest sequence of 20 tok"),
     "adapter of nothing": (["model.lora.transfer=adapter"], "needs model.lora.rank from 1"),
     "nccl on CPU": (["weights.backend=nccl"], "needs GPUs"),
