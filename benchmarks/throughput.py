@@ -28,7 +28,8 @@ from measured import write_json
 
 SETTINGS = {"short": 64, "long-tailed": 448}
 PROMPTS, GROUP = 32, 8
-LEARNING_RATE = 1e-3
+# With the two special tokens 128, so that an untrained model ends after as many on average.
+ALPHABET = [*map(chr, range(33, 127)), "\u0120", "\u010a", *map(chr, range(0xC0, 0xDE))]
 MODEL = (
     "model.scratch={num_layers: 4, hidden_size: 128, intermediate_size: 384, num_heads: 4, "
     "num_kv_heads: 2}"
@@ -41,7 +42,15 @@ def share_of_digits(response: str, answer: str | None, metadata: Mapping[str, An
     return sum(character.isdigit() for character in response) / max(1, len(response))
 
 
-def configuration(args: argparse.Namespace, cap: int, folder: Path) -> Any:
+def small_tokenizer(folder: Path) -> None:
+    """Write the tokenizer that `configuration` expects in a folder."""
+    from rlpost.characters import character_tokenizer
+
+    character_tokenizer(ALPHABET).save_pretrained(str(folder / "tokenizer"))
+
+
+def configuration(args: argparse.Namespace, cap: int, folder: Path, *overrides: str) -> Any:
+    """Return the run of a setting in a folder that holds the tokenizer."""
     from rlpost.config import load
 
     return load(
@@ -51,21 +60,22 @@ def configuration(args: argparse.Namespace, cap: int, folder: Path) -> Any:
             "task=ascending_digits",
             "task.verifier=throughput:share_of_digits",
             MODEL,
-            f"steps={(args.warmup + args.pairs) * args.steps + 8}",
+            f"model.tokenizer_path={folder / 'tokenizer'}",
             f"prompts_per_step={PROMPTS}",
             f"group_size={GROUP}",
             "minibatches=1",
             "reduction=sequence_mean",
             f"sampling.max_response_tokens={cap}",
             "warmstart.steps=0",
-            f"learner.learning_rate={LEARNING_RATE}",
+            f"learner.learning_rate={args.learning_rate}",
             f"learner.num_threads={args.threads}",
             f"learner.micro_batch_tokens={max(args.micro_batch_tokens, cap + 16)}",
             f"rollout.num_threads={args.threads}",
             "eval.every=0",
             "checkpoint.export_at_end=false",
             "tracking.rollouts_every=0",
-            f"run_dir={folder}",
+            f"run_dir={folder / 'run'}",
+            *overrides,
             *args.overrides,
         ],
     )
@@ -144,7 +154,7 @@ def trl_worker(job: Mapping[str, Any]) -> None:
         epsilon=0.2,
         loss_type="grpo",
         scale_rewards="group",
-        learning_rate=LEARNING_RATE,
+        learning_rate=job["learning_rate"],
         lr_scheduler_type="constant",
         weight_decay=0.0,
         max_grad_norm=1.0,
@@ -181,7 +191,8 @@ async def alternate(args: argparse.Namespace, cap: int) -> list[dict[str, Any]]:
     turns = []
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        config = configuration(args, cap, folder / "run")
+        small_tokenizer(folder)
+        config = configuration(args, cap, folder, f"steps={total * args.steps + 8}")
         workshop = Workshop(config)
         prompts = [
             prompt.text for prompt in workshop.stream().draw(PROMPTS * (total * args.steps + 1))
@@ -191,6 +202,7 @@ async def alternate(args: argparse.Namespace, cap: int) -> list[dict[str, Any]]:
             "folder": str(folder / "trl"),
             "steps": total * args.steps,
             "cap": cap,
+            "learning_rate": args.learning_rate,
             "micro_batch_size": args.trl_micro_batch_size,
             "prompts": prompts,
         }
@@ -284,6 +296,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--micro-batch-tokens", type=int, default=4096)
     parser.add_argument("--trl-micro-batch-size", type=int, default=PROMPTS * GROUP)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--trl-worker", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -1,5 +1,7 @@
 """A character-level tokenizer made from nothing, saved as ordinary tokenizer files."""
 
+from collections.abc import Sequence
+
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -7,15 +9,17 @@ _SPECIAL = ["<pad>", "<|endoftext|>"]
 _CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 
 
-def character_tokenizer() -> PreTrainedTokenizerFast:
+def character_tokenizer(alphabet: Sequence[str] | None = None) -> PreTrainedTokenizerFast:
     """Return a tokenizer with one token a byte, which in ASCII is one a character.
+
+    `alphabet` restricts it to some bytes, written as byte-level BPE does; others are dropped.
 
     It is a byte-level BPE without merges, the form of Qwen2's own tokenizer: for a folder whose
     model is a Qwen2, transformers rebuilds the tokenizer in that form, whatever class was saved,
     and any other would lose its spaces there.
     """
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*_SPECIAL, *alphabet])}
+    known = alphabet or sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([*_SPECIAL, *known])}
     core = Tokenizer(models.BPE(vocabulary, []))
     core.normalizer = normalizers.NFC()
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
