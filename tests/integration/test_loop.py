@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -97,12 +98,20 @@ def test_compared_runs_on_more_workers_and_sharded_ranks_give_the_same_curve(
 
 def test_sampling_goes_on_while_the_learner_learns(ray_session, cpus, short, metrics, tmp_path):
     ahead = ["mode=async", "max_staleness=2", "old_logprobs=behavior", "steps=5", "eval.every=0"]
+    ahead += ["oversampling=1.5", "max_replacements=3"]
     assert programs.train(load("quickstart", [*short, *ahead, cpus, f"run_dir={tmp_path}"])) == 0
     first, *later = metrics(tmp_path)[1:]
     assert first["staleness/max"] == 0
     assert first["mismatch/logprob_gap_mean"] < 1e-5
     assert max(line["staleness/max"] for line in later) in (1, 2)
     assert all(line["policy/grad_norm"] > 0 for line in later)
+    rows = pq.read_table(tmp_path / "rollouts", columns=["prompt_id", "dropped"]).to_pylist()
+    trained = Counter(row["prompt_id"] for row in rows if not row["dropped"])
+    assert set(trained.values()) == {4}  # a whole group, once
+    assert trained.total() == 5 * 8 * 4
+    replaced = Counter(row["prompt_id"] for row in rows if row["dropped"] == "no_signal")
+    assert not replaced.keys() & trained.keys()
+    assert len(replaced) == sum(line["group/replaced"] for line in [first, *later])
 
 
 @pytest.mark.skipif(not GSM8K.is_dir(), reason="../shared/data/gsm8k is not here")
