@@ -40,7 +40,7 @@ def test_two_groups_by_hand():
 
 @pytest.mark.parametrize("name", NAMES)
 @given(rewards=st.lists(st.integers(-50, 50).map(lambda n: n / 7), min_size=2, max_size=16))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_group_equals_a_loop_over_scalars(name, rewards):
     rewards = [abs(reward) for reward in rewards] if name == "max_rl" else rewards
     groups = torch.zeros(len(rewards), dtype=torch.int64)

@@ -34,7 +34,7 @@ def by_hand(name, gaps):
         max_size=3,
     )
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_weights_equal_a_loop_over_scalars(name, dtype, digits, rows):
     length = max(map(len, rows))
     old = torch.full((len(rows), length), math.nan, dtype=dtype)

@@ -136,7 +136,7 @@ def test_mhpo_normalized_at_one_is_the_same_function_at_equal_scale():
     scale=st.tuples(st.floats(0.05, 10), st.floats(0.05, 10)),
     dhp=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_mhpo_multiplier_never_exceeds_its_bound(c, k, scale, dhp):
     objective = build(
         "mhpo", c=c, k_pos=k[0], k_neg=k[1], lambda_pos=scale[0], lambda_neg=scale[1], dhp=dhp
