@@ -7,6 +7,7 @@ from rlpost.choices import Offload
 from rlpost.planning.shape import ITEM_BYTES, PolicyShape
 from rlpost.schema import RunConfig
 
+MASTER, MOMENTS = "float32 master weights", "optimiser states"
 _MASTER = 4  # bytes of the float32 copy of a parameter that is trained
 _MOMENTS = 8  # of Adam's two, float32
 _REDUCE_BUCKET = 500_000_000  # elements; DeepSpeed's default `reduce_bucket_size`
@@ -49,7 +50,13 @@ def learner_memory(config: RunConfig, shape: PolicyShape, *, micro_tokens: int) 
         host["weights"] = states.pop("weights")
     activations = _activations(config, shape, micro_tokens, item)
     logprobs = _logprobs(config, shape, micro_tokens, item)
-    passing = gradients + buffers + activations + logprobs
+    passing = activations + logprobs
+    if learner.num_gpus or learner.zero_stage == 3:
+        passing += buffers
+    else:  # touched bit by bit, as activations go
+        passing = max(passing, buffers)
+    if not learner.zero_stage and item == _MASTER:
+        step += gradients
     return LearnerMemory(
         states=states,
         gradients=gradients,
@@ -58,11 +65,8 @@ def learner_memory(config: RunConfig, shape: PolicyShape, *, micro_tokens: int) 
         logprobs=logprobs,
         step=step,
         host=host,
-        peak=sum(states.values()) + max(passing, gradients + step),
+        peak=sum(states.values()) + max(gradients + passing, step),
     )
-
-
-MASTER, MOMENTS = "float32 master weights", "optimiser states"
 
 
 def _ranks(config: RunConfig) -> int:
@@ -92,8 +96,8 @@ def _buffers(config: RunConfig, shape: PolicyShape, item: int) -> int:
 def _step(config: RunConfig, shape: PolicyShape) -> int:
     """Return what the optimiser's step takes beside states and gradients.
 
-    Gradients in float32, and two temporary tensors as large as Adam works on at once: under ZeRO
-    a rank's share, flat; else a parameter, or on a GPU all.
+    Gradients in float32, which take the place of others, and two temporary tensors as large as
+    what Adam works on at once: under ZeRO a rank's share, flat; else a parameter, or on a GPU all.
     """
     stage, ranks = config.learner.zero_stage, _ranks(config)
     narrow = config.model.dtype.value != "float32"

@@ -88,6 +88,12 @@ def read_records(run_dir: Path, num_skipped: int) -> Records:
             f"from={run_dir}: it does not say when weights were published and groups sampled "
             "(clock/published_s, asked_s): record it again with this version of rlpost"
         )
+    published = [line["clock/published_s"] for line in lines]
+    if published != sorted(published):
+        raise DataError(
+            f"from={run_dir}: its clock was set back, as by a resume on another machine: use a run "
+            "that was not interrupted"
+        )
     return records
 
 

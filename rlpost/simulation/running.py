@@ -78,7 +78,7 @@ class _Recorder:
             return
         for group in groups:
             for trajectory in group.trained:
-                age = step - 1 - min(trajectory.weight_versions)
+                age = step - 1 - trajectory.weight_versions[0]  # versions only rise
                 self.ages[age] = self.ages.get(age, 0) + 1
 
 

@@ -1,9 +1,16 @@
-"""The planner's memory beside DeepSpeed's own estimators."""
+"""The planner's memory beside DeepSpeed's estimators and beside what a learner really takes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from rlpost.config import load
 from rlpost.planning.memory import learner_memory
+from rlpost.planning.plan import Machines, make_plan
 from rlpost.planning.shape import policy_shape
 
 MODEL = (
@@ -49,3 +56,44 @@ def test_states_are_what_deepspeed_itself_estimates(num_ranks):
         assert device == pytest.approx(theirs - layer, rel=0.12, abs=1)
         if offload:
             assert host == pytest.approx(host_theirs, rel=0.001)
+
+
+SMALL = [
+    "ray.address=planned",
+    (
+        "model.scratch={num_layers: 6, hidden_size: 512, intermediate_size: 1536, num_heads: 8, "
+        "num_kv_heads: 4}"
+    ),
+    "sampling.max_prompt_tokens=32",
+    "sampling.max_response_tokens=32",
+    "prompts_per_step=4",
+    "group_size=4",
+    "minibatches=1",
+    "learner.micro_batch_size=8",
+]
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_a_learner_takes_the_memory_that_was_planned(stage):
+    recipe = [*SMALL, f"learner.zero_stage={stage}"]
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("learner_memory.py")), *recipe],
+        env={
+            **os.environ,
+            "DS_ACCELERATOR": "cpu",
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+            # What is freed goes back: otherwise glibc's own habits are measured too.
+            "MALLOC_MMAP_THRESHOLD_": "65536",
+            "MALLOC_TRIM_THRESHOLD_": "65536",
+        },
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    taken = json.loads(done.stdout.splitlines()[-1])["peak_bytes"]
+    machines = Machines(num_cpus=2, num_gpus=0, gpu_gib=80, host_gib=16)
+    planned = make_plan(load("quickstart", recipe), machines).learner.peak
+    assert taken == pytest.approx(planned, rel=0.15)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import shutil
 from statistics import median
 
 import pytest
@@ -10,13 +11,15 @@ import torch
 
 from rlpost.cli import main
 from rlpost.config import load
+from rlpost.errors import DataError
 from rlpost.rollouts_log import write_rollouts
 from rlpost.scheduling import Loads
-from rlpost.simulation.calibration import calibrate
+from rlpost.simulation.calibration import calibrate, fit_engine
 from rlpost.simulation.clock import run, virtual_loop
+from rlpost.simulation.cluster import RankLoad, SimulatedLearner
 from rlpost.simulation.engine import Engine, EngineRates
 from rlpost.simulation.rates import DrawnShapes, GroupShape, Rates, RecordedShapes, Responses
-from rlpost.simulation.records import read_records
+from rlpost.simulation.records import RecordedGroup, Records, read_records
 from rlpost.simulation.running import simulate
 from rlpost.tracking import JsonlTracker
 
@@ -119,7 +122,8 @@ def test_the_engine_takes_as_long_as_a_loop_over_tokens(seed):
 @pytest.mark.parametrize("in_flight", ["keep", "wait"])
 def test_new_weights_freeze_responses_or_wait_for_them(in_flight):
     async def program():
-        engine = Engine(EngineRates(decode_base_s=1.0), 8, in_flight=in_flight)
+        rates = EngineRates(decode_base_s=1.0, prefill_per_token_s=0.5)
+        engine = Engine(rates, 8, in_flight=in_flight)
         engine.resume(0)
 
         async def publish():
@@ -138,11 +142,12 @@ def test_new_weights_freeze_responses_or_wait_for_them(in_flight):
     assert paused_s == pytest.approx(100.0)
     assert spans[0] == [(5, 0)]
     if in_flight == "wait":
-        assert (spans[1], ended) == ([(20, 0)], pytest.approx(20.0))
+        assert (spans[1], ended) == ([(20, 0)], pytest.approx(22.0))
     else:
         assert [version for _, version in spans[1]] == [0, 1]
         assert sum(tokens for tokens, _ in spans[1]) == 20
-        assert ended == pytest.approx(120.0)
+        # The prompt's four tokens at first, and they with the 8.5 sampled so far once more.
+        assert ended == pytest.approx(2.0 + 20.0 + 100.0 + 0.5 * (4 + 8.5))
 
 
 def test_a_synchronous_step_takes_what_arithmetic_says():
@@ -173,6 +178,24 @@ def test_a_synchronous_step_takes_what_arithmetic_says():
     assert done.ages == {0: 3 * sequences}
 
 
+def test_an_update_takes_as_long_as_its_slowest_rank():
+    config = load("quickstart", ["learner.num_ranks=2", "minibatches=1", ROOM])
+    rates = Rates(decode_base_s=1.0, learner_tokens_per_s=10.0)
+    loads = [
+        RankLoad(minibatches=((10,), (10, 20)), num_tokens=35, num_trained=7),
+        RankLoad(minibatches=((40,), (5, 5)), num_tokens=50, num_trained=8),
+    ]
+
+    async def program():
+        metrics = await SimulatedLearner(config, rates, None).update(loads, 1)
+        return virtual_loop().time(), metrics.values()
+
+    seconds, values = run(program())
+    assert seconds == pytest.approx((40 + 30) / 10)
+    assert values["tokens/trained"] == 15
+    assert values["batch/padding_frac"] == pytest.approx(5 / 90)
+
+
 def test_ahead_of_the_learner_a_step_takes_the_longer_of_the_two_and_no_token_is_too_old():
     config = load(
         "quickstart", [*AHEAD, "max_staleness=2", "steps=30", "rollout.num_workers=3", ROOM]
@@ -192,6 +215,39 @@ def test_ahead_of_the_learner_a_step_takes_the_longer_of_the_two_and_no_token_is
             busy_s = sum(work.busy_s for work in done.work)
             assert busy_s == pytest.approx(3 * step_s, rel=0.2)
             assert step_s > 2 * learn_s
+
+
+def test_the_time_that_new_weights_took_is_no_decoding():
+    now, groups, lines = 0.0, [], []
+    for length, pause_s in ((4, 3.0), (8, 1.0), (12, 2.0), (16, 5.0)):
+        end = now + 0.5 * length + pause_s
+        shape = GroupShape(prompt_tokens=1, lengths=(length,), rewards=(0.0,))
+        groups.append(
+            RecordedGroup(
+                step=1,
+                worker="rollout-0",
+                shape=shape,
+                num_trained=1,
+                asked_s=now,
+                sampled_s=end,
+                scored_s=end,
+            )
+        )
+        times = {"clock/published_s": now + 1 + pause_s, "time/publish_s": pause_s}
+        lines.append({"step": 1, "weights/sync_s": pause_s, **times})
+        now = end
+    records = Records(lines=lines, groups=groups, num_skipped=0)
+    rates, request_s = fit_engine(load("quickstart"), records)
+    assert rates.decode_base_s + rates.decode_per_sequence_s == pytest.approx(0.5, rel=0.05)
+    assert request_s == pytest.approx(0.0, abs=0.1)
+
+
+def changed(run_dir, change):
+    """Return a copy of a run directory with other metrics."""
+    folder = run_dir / "changed"
+    shutil.copytree(run_dir / "rollouts", folder / "rollouts", dirs_exist_ok=True)
+    (folder / "metrics.jsonl").write_text(change((run_dir / "metrics.jsonl").read_text()))
+    return folder
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
@@ -217,7 +273,7 @@ def test_a_runs_rates_are_found_again_in_its_own_records(mode, tmp_path):
         learner_tokens_per_s=3000.0,
         publish_s=0.1,
         weight_bytes=1e6,
-        weight_bytes_per_s=1e6,
+        weight_bytes_per_s=2e5,
         driver_per_trajectory_s=0.001,
     )
     shapes = DrawnShapes(Responses(prompt_tokens=20, length_mean=60, length_std=60))
@@ -230,6 +286,13 @@ def test_a_runs_rates_are_found_again_in_its_own_records(mode, tmp_path):
 
     simulated = simulate(config, rates, shapes, num_skipped=2, record=record)
     tracker.close()
+    for num_skipped, change, message in (
+        (12, lambda text: text, "none is left to measure"),
+        (2, lambda text: text.replace("clock/published_s", "x"), "record it again with this"),
+        (2, lambda text: text.replace('published_s": ', 'published_s": -'), "clock was set back"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_records(changed(tmp_path, change), num_skipped)
     records = read_records(tmp_path, 2)
     found = calibrate(config, records)
     for batch in (8, 64):  # by the ends of groups alone, and with a queue: no more than roughly
