@@ -9,7 +9,7 @@ from rlpost.errors import WeightSyncError
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(1,), (7, 3), (130, 129)])
+@pytest.mark.parametrize("shape", [(1,), (7, 3), (130, 129), (600_001,)])
 def test_any_flipped_or_moved_element_changes_the_fingerprint(dtype, shape):
     generator = torch.Generator().manual_seed(0)
     tensor = torch.randn(shape, generator=generator).to(dtype)
@@ -24,6 +24,23 @@ def test_any_flipped_or_moved_element_changes_the_fingerprint(dtype, shape):
         swapped = flat.clone()
         swapped[0], swapped[-1] = flat[-1], flat[0]
         assert fingerprint(swapped) != whole
+
+
+@pytest.mark.parametrize("distance", [1, 2, 8192, 3 * 8192, 300_000])
+def test_elements_that_differ_in_their_sign_only_do_not_swap_unnoticed(distance):
+    tensor = torch.randn(600_001, generator=torch.Generator().manual_seed(0))
+    for start in (0, 1):
+        tensor[start + distance] = -tensor[start]
+        swapped = tensor.clone()
+        swapped[start], swapped[start + distance] = tensor[start + distance], tensor[start]
+        assert fingerprint(swapped) != fingerprint(tensor)
+
+
+def test_the_fingerprint_is_that_of_the_bytes_wherever_they_lie():
+    tensor = torch.randn(600_001, generator=torch.Generator().manual_seed(0))
+    assert fingerprint(tensor[1:]) == fingerprint(tensor[1:].clone())
+    assert fingerprint(tensor[1:9]) == fingerprint(tensor[1:9].view(2, 4).clone())
+    assert fingerprint(tensor[:0]) == 0
 
 
 def test_an_altered_or_missing_tensor_is_named():
