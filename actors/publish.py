@@ -39,6 +39,7 @@ class RolloutClient:
 
     `version` is set before each update; `finish_weight_update` sends it together with the
     source's fingerprints, and the worker that cannot confirm them raises `WeightSyncError`.
+    `pause_s` is for how long the last update kept the workers from serving.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class RolloutClient:
         self.node = node
         self.timeout_s = timeout_s
         self.version = -1
+        self.pause_s = 0.0
+        self._stopped = 0.0
 
     def init_weight_transfer_engine(self, init_info: Mapping[str, Any]) -> None:
         """Connect every worker's vLLM."""
@@ -56,32 +59,38 @@ class RolloutClient:
 
     def start_weight_update(self) -> None:
         """Stop serving everywhere."""
+        self._stopped = time.perf_counter()
         self._call("start_weight_update")
 
     def update_weights(self, update_info: Any) -> None:
         """Hand one bucket's description to every worker."""
         self._call("update_weights", update_info)
 
-    def update_bucket(self, update_info: Mapping[str, Any], buffer: memoryview) -> None:
-        """Hand over one shared-memory bucket: by path on this node, by Ray's store elsewhere."""
+    def begin_bucket(self, update_info: Mapping[str, Any], buffer: memoryview) -> list[Any]:
+        """Hand over one shared-memory bucket: by path on this node, by Ray's store elsewhere.
+
+        Returns the calls for `end_bucket`; until then its memory must stay as it is.
+        """
         import numpy as np
 
         away = any(receiver.node != self.node for receiver in self.receivers)
         stored = ray.put(np.frombuffer(buffer, dtype=np.uint8)) if away else None
-        self._wait(
-            "update_weights",
-            [
-                receiver.handle.update_weights.remote(
-                    update_info, None if receiver.node == self.node else stored
-                )
-                for receiver in self.receivers
-            ],
-        )
+        return [
+            receiver.handle.update_weights.remote(
+                update_info, None if receiver.node == self.node else stored
+            )
+            for receiver in self.receivers
+        ]
+
+    def end_bucket(self, calls: list[Any]) -> None:
+        """Wait until every worker has loaded a bucket."""
+        self._wait("update_weights", calls)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Have every worker prove the weights of `version`, and serve them."""
         del weight_version  # vLLM's own label; ours goes with the fingerprints
         self._call("finish_weight_update", self.version, self.source.fingerprints)
+        self.pause_s = time.perf_counter() - self._stopped
 
     def _call(self, verb: str, *arguments: Any) -> None:
         calls = [getattr(r.handle, verb).remote(*arguments) for r in self.receivers]
@@ -105,8 +114,9 @@ class RolloutClient:
 class ShmSender:
     """Copies weights, bucket by bucket, into anonymous shared memory that the workers map.
 
-    The memory is a memfd: it has a path while this process lives and vanishes with it, so a
-    killed learner leaves nothing behind. It is allocated once and used for every update.
+    There are two memories: while the workers load one bucket, the next is gathered and copied. They
+    are memfds, which have a path while this process lives and vanish with it, so a killed learner
+    leaves nothing behind. They are allocated once and used for every update.
     """
 
     def __init__(
@@ -118,28 +128,33 @@ class ShmSender:
     ) -> None:
         self.source = source
         self.client = client
-        self._memory = SharedMemory() if rank == 0 else None
+        self._memories = (SharedMemory(), SharedMemory()) if rank == 0 else ()
         if rank == 0:
             client.init_weight_transfer_engine(init_info or {})
 
     def send_weights(self) -> None:
         """Run one whole update; ranks that do not send join the gathering only."""
-        if self._memory is None:
-            for _ in self.source.iter_groups():
-                pass
-            return
-        self.client.start_weight_update()
-        for names, tensors in self.source.iter_groups():
-            offsets = self._memory.write(tensors)
+        loading: list[Any] | None = None
+        for number, (names, tensors) in enumerate(self.source.iter_groups()):
+            if not self._memories:
+                continue
+            memory = self._memories[number % 2]
+            offsets = memory.write(tensors)
             description = {
-                "path": self._memory.path,
+                "path": memory.path,
                 "names": names,
                 "dtype_names": [str(tensor.dtype).removeprefix("torch.") for tensor in tensors],
                 "shapes": [list(tensor.shape) for tensor in tensors],
                 "offsets": offsets,
             }
-            self.client.update_bucket(description, self._memory.view())
-        self.client.finish_weight_update()
+            if loading is None:
+                self.client.start_weight_update()  # not before there is something to load
+            else:
+                self.client.end_bucket(loading)
+            loading = self.client.begin_bucket(description, memory.view())
+        if loading is not None:
+            self.client.end_bucket(loading)
+            self.client.finish_weight_update()
 
 
 class SharedMemory:
@@ -219,6 +234,7 @@ def publish(sender: Sender, client: RolloutClient, version: int) -> dict[str, fl
     )
     return {
         "weights/sync_s": seconds,
+        "weights/pause_s": client.pause_s,
         "weights/size_bytes": float(size),
         "weights/bandwidth_bytes_per_s": size / seconds,
         "weights/version": float(version),

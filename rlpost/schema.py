@@ -211,7 +211,7 @@ class WeightsConfig:
     """The transfer of weights from the learner to vLLM."""
 
     backend: WeightBackend = WeightBackend.auto
-    bucket_mib: int = 256
+    bucket_mib: int = 128  # by shm two are on their way at once; a larger tensor is one by itself
     timeout_s: float = 600.0
 
 

@@ -141,7 +141,7 @@ def troubled_learner():
                         parameter.normal_(std=0.1)
 
         def publish(self, version):
-            memory = self.sender._memory
+            memory = self.sender._memories[0]
             write = memory.write
 
             def altered(tensors):

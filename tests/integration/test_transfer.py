@@ -95,7 +95,7 @@ class FlippingSender(ShmSender):
     flip = False
 
     def send_weights(self):
-        memory, write = self._memory, self._memory.write
+        memory, write = self._memories[0], self._memories[0].write
 
         def altered(tensors):
             offsets = write(tensors)
@@ -125,7 +125,8 @@ def parts_with(pool, publish, skipped):
                 await publish(version)
             return {}
 
-    return Parts(prompts=None, rollouts=pool, verifiers=None, learner=Learner(), reference=None)
+    none = SimpleNamespace(draw=lambda _: [])
+    return Parts(prompts=none, rollouts=pool, verifiers=None, learner=Learner(), reference=None)
 
 
 def engine_processes():
