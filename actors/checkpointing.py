@@ -37,7 +37,12 @@ class Checkpointer:
         self._writing: asyncio.Task[None] | None = None
 
     async def after(
-        self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float]
+        self,
+        step: int,
+        state: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        *,
+        now: bool = False,
     ) -> None:
         """Begin a checkpoint of this step if one is due.
 
@@ -45,6 +50,7 @@ class Checkpointer:
             step: the step that has just ended.
             state: the controller's.
             metrics: the step's, of which the best may be kept.
+            now: whether one is due whatever the recipe says.
 
         Raises:
             CheckpointError: the one before could not be written, or the disk is nearly full.
@@ -52,7 +58,8 @@ class Checkpointer:
         if self._writing is not None and self._writing.done():
             await self.finish()
         every = self.config.checkpoint.every
-        if not every or (step % every and step != self.config.steps):
+        due = every and (step % every == 0 or step == self.config.steps)
+        if not due and not now:
             return
         await self.finish()
         self.store.check_room()

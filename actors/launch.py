@@ -13,6 +13,7 @@ import ray
 from actors.ending import Ending
 from actors.handles import Actor, LearnerGroup, ReferenceHandle, RewardPool, RolloutPool
 from actors.learner import LearnerRank
+from actors.memory import resident_gib
 from actors.placement import reserve, strategy
 from actors.reference import ReferencePolicy
 from actors.reward import RewardWorker
@@ -35,6 +36,7 @@ _KINDS = {
     "reference": ReferencePolicy,
     "reward": RewardWorker,
 }
+_AT_ONCE_S = 5.0
 _OVERLAPPING = ("rollout", "reward")  # these serve many calls at once
 
 
@@ -104,6 +106,15 @@ class Cast:
             await group.connect(self.config.learner.start_timeout_s)
             self._started["learner"] = group
         return self._started["learner"]
+
+    async def memory(self) -> dict[str, float]:
+        """Return `memory/<process>_gib` of the driver and of every actor that answers at once."""
+        calls = (a.call("__ray_call__", resident_gib, timeout_s=_AT_ONCE_S) for a in self.actors)
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        answers = zip((actor.name for actor in self.actors), found, strict=True)
+        sizes = {name: size for name, size in answers if isinstance(size, float)}
+        sizes["driver"] = resident_gib(children=False)
+        return {f"memory/{name}_gib": size for name, size in sizes.items()}
 
     def _of(self, role: str) -> list[Actor]:
         pairs = zip(self.seats, self.actors, strict=True)

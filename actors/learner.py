@@ -6,6 +6,7 @@ import os
 import random
 import socket
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from actors.publish import Receiver, RolloutClient, ShmSender, make_sender, publ
 from actors.snapshot import Snapshots, restore
 from rlpost.batching import MicroBatch, RankBatch
 from rlpost.choices import Offload, OldLogprobs
-from rlpost.learning import Phase, TokenPolicy, mismatch_metrics, policy_loss
+from rlpost.finite import FiniteWatch, check_norm
+from rlpost.learning import Phase, TokenPolicy, first_ratio, mismatch_metrics, policy_loss
 from rlpost.manifest import FileEntry
 from rlpost.metrics import Metrics
 from rlpost.models import load_policy, load_tokenizer, save_policy
@@ -50,35 +52,48 @@ class LearnerRank:
         self.phase: Phase | None = None
         self.sender: Any = None
         self.client: RolloutClient | None = None
+        self.meeting: socket.socket | None = None
         self.snapshots = Snapshots()
 
     def address(self) -> tuple[str, int]:
-        """Return this rank's address and a free port, where the group will meet."""
+        """Return where the group will meet: this rank's address and a port held there."""
         import ray
 
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+        address = ray.util.get_node_ip_address()
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self.meeting = socket.create_server((address, 0), family=family)
+        return address, self.meeting.getsockname()[1]
 
     def connect(self, address: str, port: int) -> None:
         """Join the process group of all ranks."""
-        num_gpus = self.config.learner.num_gpus
+        learner = self.config.learner
         os.environ.update(
             MASTER_ADDR=address,
             MASTER_PORT=str(port),
             RANK=str(self.rank),
-            WORLD_SIZE=str(self.config.learner.num_ranks),
+            WORLD_SIZE=str(learner.num_ranks),
             LOCAL_RANK="0",
         )
-        torch.set_num_threads(self.config.learner.num_threads)
+        torch.set_num_threads(learner.num_threads)
         import deepspeed
 
-        if not num_gpus:
+        if not learner.num_gpus:
             # Its reduction through shared memory would be compiled here, for minutes; gloo serves.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        deepspeed.init_distributed(
-            dist_backend="nccl" if num_gpus else "gloo", auto_mpi_discovery=False, verbose=False
+        backend = "nccl" if learner.num_gpus else "gloo"
+        # Left to itself, torch's store would listen on every interface of the machine.
+        store = torch.distributed.TCPStore(
+            address,
+            port,
+            learner.num_ranks,
+            is_master=self.meeting is not None,
+            timeout=timedelta(seconds=learner.start_timeout_s),
+            master_listen_fd=self.meeting.detach() if self.meeting else None,
         )
+        torch.distributed.init_process_group(
+            backend, store=store, rank=self.rank, world_size=learner.num_ranks
+        )
+        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
     def load(self, folder: str, phase: Phase) -> None:
         """Load the policy from a folder, with a fresh optimiser and schedule for the phase."""
@@ -114,6 +129,7 @@ class LearnerRank:
         if config.learner.packing:
             module.check_packing()
         self.phase = phase
+        self.watch = FiniteWatch(trained)
         self.objective = build_from(phase.objective)
 
     def _release(self) -> None:
@@ -136,9 +152,9 @@ class LearnerRank:
         old = [self._old_logprobs(m, metrics) for m in minibatches] if recompute else None
         for epoch in range(phase.epochs):
             for index, minibatch in enumerate(minibatches):
-                first = not recompute and epoch == index == 0
+                first = epoch == index == 0
                 self._backward(minibatch, old[index] if old else None, step, metrics, first=first)
-                self._step(metrics)
+                self._step(metrics, step)
         return metrics
 
     def _old_logprobs(self, minibatch: Sequence[MicroBatch], metrics: Metrics) -> list[Tensor]:
@@ -172,7 +188,7 @@ class LearnerRank:
         for index, micro in enumerate(minibatch):
             self.engine.set_gradient_accumulation_boundary(index == len(minibatch) - 1)
             logprobs, entropy = self._forward(micro)
-            if first:
+            if first and old is None:
                 metrics.merge(mismatch_metrics(logprobs.detach(), micro))
             if phase.old_logprobs is OldLogprobs.behavior:
                 old_logprobs = micro.behavior_logprobs
@@ -181,8 +197,11 @@ class LearnerRank:
             loss, parts = policy_loss(
                 logprobs, entropy, old_logprobs, micro, self.objective, phase, step
             )
+            if first:
+                metrics.merge(first_ratio(logprobs.detach(), old_logprobs, micro))
             # DeepSpeed averages gradients over ranks; our weights already make losses add.
             self.engine.backward(loss * world_size)
+            self.watch.look(micro, logprobs, float(loss.detach()))
             metrics.merge(parts)
             metrics.mean("policy/loss", float(loss.detach()), share)
             metrics.sum("tokens/trained", float(micro.loss_mask.sum()))
@@ -190,17 +209,26 @@ class LearnerRank:
             processed = real if self.config.learner.packing else size
             metrics.mean("batch/padding_frac", processed - real, processed)
 
-    def _step(self, metrics: Metrics) -> None:
-        """Let the optimiser use the gradient."""
+    def _step(self, metrics: Metrics, step: int) -> None:
+        """Let the optimiser use the gradient, if it is one on every rank."""
+        folder = Path(self.config.run_dir) / "nonfinite"
+        self.watch.enforce(step, self.rank, folder, self._decode)
         norm = self._grad_norm_before_step()
+        if norm is not None:
+            check_norm(norm, step)
         learning_rate = self.engine.get_lr()[0]
         self.engine.step()
-        norm = float(self.engine.get_global_grad_norm()) if norm is None else norm
+        if norm is None:
+            norm = float(self.engine.get_global_grad_norm())
+            check_norm(norm, step)
         metrics.mean("policy/grad_norm", norm, 1.0)
         # Objectives differ in scale: over M(1) their norms compare.
         if scale := self.objective.on_policy_multiplier:
             metrics.mean("policy/grad_norm_scaled", norm / scale, 1.0)
         metrics.mean("policy/learning_rate", learning_rate, 1.0)
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        return load_tokenizer(self.config).decode(token_ids)
 
     def _grad_norm_before_step(self) -> float | None:
         """Return the norm before clipping where DeepSpeed does not keep it: ZeRO 0 in float32."""

@@ -6,18 +6,24 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from secrets import token_hex
 from unittest.mock import patch
 from uuid import uuid4
 
+import grpc
 import psutil
 import ray
+from ray._private import services
 from ray._private.node import Node
 from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
 from ray._private.worker import global_worker
+from ray._raylet import AuthenticationTokenLoader, Config  # pyrefly: ignore[missing-module-attribute]
+from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+from ray.exceptions import AuthenticationError
 from ray.experimental.internal_kv import _internal_kv_put
 
 from actors import undertaker
-from rlpost.errors import ActorError
+from rlpost.errors import ActorError, ConfigError
 from rlpost.schema import RayConfig
 
 log = logging.getLogger(__name__)
@@ -28,6 +34,9 @@ _ENVIRONMENT = {
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
 }
+LOOPBACK = "127.0.0.1"
+_TOKENS = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}  # a user's own choice
+_ANSWER_S = 30.0
 _ATTEMPTS = 3
 _ENDING_S = 1.0  # Ray's agents look only now and then whether their raylet is still there
 # An idle Ray wakes up many times a second, which is a good part of two slow cores: on one machine,
@@ -67,7 +76,7 @@ def ray_runtime(settings: RayConfig) -> Iterator[None]:
         ours = None
         try:
             if settings.address is not None:
-                ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR)
+                _connect(settings)
             else:
                 _start(settings)
             if undertaken is not None and global_worker.node is not None:
@@ -138,16 +147,70 @@ def _start(settings: RayConfig) -> None:
 
 
 def _init(settings: RayConfig) -> None:
-    ray.init(
-        address="local",
-        num_cpus=settings.num_cpus or os.cpu_count(),
-        num_gpus=settings.num_gpus,
-        include_dashboard=settings.dashboard,
-        object_store_memory=int(settings.object_store_gib * 2**30),
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
+    if not _TOKENS & os.environ.keys():
+        # Ray's own would lie in ~/.ray, readable for every user of the machine.
+        os.environ["RAY_AUTH_TOKEN"] = token_hex(32)
+    # Ray takes loopback for a slip and puts the machine's address in its place, on Linux.
+    with patch.object(services, "resolve_ip_for_localhost", lambda host: host):
+        ray.init(
+            address="local",
+            num_cpus=settings.num_cpus or os.cpu_count(),
+            num_gpus=settings.num_gpus,
+            include_dashboard=settings.dashboard,
+            object_store_memory=int(settings.object_store_gib * 2**30),
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address=LOOPBACK,
+        )
+
+
+def _connect(settings: RayConfig) -> None:
+    """Connect to a cluster, one that lets nobody in without its token if the recipe says so.
+
+    Raises:
+        ConfigError: there is no token here, the cluster asks for none, or does not let us in.
+    """
+    where = f"ray.address={settings.address}"
+    remedy = (
+        "`ray get-auth-token --generate` makes a token in ~/.ray/auth_token: have it on every node "
+        "(or in RAY_AUTH_TOKEN) and start each with RAY_AUTH_MODE=token ray start ..."
     )
+    accept = "or accept a cluster without, with ray.token_auth=false"
+    if settings.token_auth:
+        _set_environment({"RAY_AUTH_MODE": "token"})
+        Config.initialize("")  # Ray has read its environment when it was imported
+        tokens = AuthenticationTokenLoader.instance()
+        if not tokens.has_token(ignore_auth_mode=True):
+            raise ConfigError(f"{where}: no token to show to the cluster. {remedy}; {accept}")
+        token = tokens.get_raw_token(ignore_auth_mode=True)
+        if ":" in str(settings.address) and not lets_in(str(settings.address), token):
+            raise ConfigError(f"{where}: the cluster does not take our token. {remedy}")
+    try:
+        ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR)
+    except (AuthenticationError, ConnectionError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"{where}: {first}: it is not there, or does not take our token. {remedy}"
+        ) from error
+    if settings.token_auth and lets_in(ray.get_runtime_context().gcs_address):
+        ray.shutdown()
+        raise ConfigError(
+            f"{where}: this cluster asks for no token: whoever reaches it can run code there. "
+            f"{remedy}; {accept}"
+        )
+
+
+def lets_in(address: str, token: str | None = None) -> bool:
+    """Say whether a cluster's head answers a call that carries this token, or none."""
+    shown = (("authorization", f"Bearer {token}"),) if token else None
+    request = gcs_service_pb2.GetClusterIdRequest()  # pyrefly: ignore[missing-attribute]
+    with grpc.insecure_channel(address) as channel:
+        nodes = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+        try:
+            nodes.GetClusterId(request, metadata=shown, timeout=_ANSWER_S)
+        except grpc.RpcError as error:
+            return error.code() is not grpc.StatusCode.UNAUTHENTICATED
+    return True
 
 
 def _children_but(others: Sequence[psutil.Process]) -> list[psutil.Process]:

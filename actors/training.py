@@ -15,6 +15,7 @@ from rlpost.console import View
 from rlpost.controller import Controller, Parts
 from rlpost.errors import ResourceError
 from rlpost.evaluation import Evaluator
+from rlpost.guards import Guards
 from rlpost.learning import training_phase, warmstart_phase
 from rlpost.resuming import ANEW, Start, store_of
 from rlpost.schema import RunConfig
@@ -53,7 +54,11 @@ async def train_with(
                 history.append(await controller.start())
             for step in range(start.step + 1, config.steps + 1):
                 history.append(await controller.step(step))
-                await checkpoints.after(step, controller.state_dict(), history[-1])
+                ending, state = controller.guards.ending, controller.state_dict()
+                await checkpoints.after(step, state, history[-1], now=ending is not None)
+                if ending is not None:
+                    await checkpoints.finish()
+                    raise ending
             if config.checkpoint.export_at_end:
                 await controller.parts.learner.export(workshop.run_dir / "export")
             await checkpoints.finish()
@@ -117,7 +122,10 @@ async def make_controller(
         learner=learner,
         reference=reference,
     )
-    return Controller(config, parts, evaluator, recording)
+    guards = Guards(config)
+    guards.report("eval_overlap", workshop.overlap)
+    guards.remember(start.history)
+    return Controller(config, parts, evaluator, recording, guards=guards, memory=cast.memory)
 
 
 async def load_learner(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from omegaconf import OmegaConf
 
 from rlpost.atomic import write_text
 from rlpost.console import View
+from rlpost.guards import overlap
 from rlpost.models import load_tokenizer, prepare_model
+from rlpost.redaction import redacted
 from rlpost.rollouts_log import write_rollouts
 from rlpost.schema import RunConfig
 from rlpost.tasks.build import build_source
@@ -49,6 +52,7 @@ class Workshop:
         self.source: Source = build_source(config)
         self.renderer = Renderer(config, load_tokenizer(config))
         self.model_folder = prepare_model(config, self.run_dir / "model")
+        self.overlap = self._overlap()
 
     def stream(self, salt: int = 0) -> PromptStream:
         """Return the training prompts in seeded order."""
@@ -65,10 +69,19 @@ class Workshop:
             return []
         return self.renderer.prompts(self.source.held_out(self.config.eval.num_prompts))
 
+    def _overlap(self) -> str | None:
+        """Say which evaluation prompts are among those that this run will train on, if any."""
+        config = self.config
+        held_out = self.held_out()
+        warm = config.warmstart.steps * config.warmstart.batch_size
+        coming = config.steps * (config.prompts_per_step + config.max_replacements)
+        texts = chain(self.stream(salt=1).upcoming(warm), self.stream().upcoming(coming))
+        return overlap(texts, [prompt.text for prompt in held_out]) if held_out else None
+
 
 def asdict_plain(config: RunConfig) -> dict[str, Any]:
-    """Return the resolved config as plain values, paths absolute."""
-    return asdict(config)
+    """Return the resolved config as plain values, without secrets."""
+    return redacted(asdict(config))
 
 
 def as_yaml(config: RunConfig) -> str:

@@ -87,6 +87,15 @@ class OnTimeout(StrEnum):
     fail = "fail"
 
 
+class Action(StrEnum):
+    """What a guard does about what it sees; `checkpoint` stops the run after writing one."""
+
+    none = "none"
+    warn = "warn"
+    stop = "stop"
+    checkpoint = "checkpoint"
+
+
 class LoraTransfer(StrEnum):
     """What of a LoRA policy goes to the rollout workers: the sums, or the adapter alone."""
 

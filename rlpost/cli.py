@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpost.errors import ConfigError, DataError, RlpostError
+from rlpost.redaction import redact, redacted_word
 from rlpost.schema import RunConfig
 
 _EPILOG = """examples:
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RlpostError as error:
         if traceback:
             raise
-        sys.stderr.write(f"rlpost: {error}\n")
+        sys.stderr.write(f"rlpost: {redact(str(error))}\n")
         return 2 if isinstance(error, ConfigError | DataError) else 1
     except KeyboardInterrupt:
         sys.stderr.write("rlpost: interrupted\n")
@@ -185,7 +186,7 @@ def _compare(words: list[str]) -> int:
     def configure(label: str, seed: int) -> RunConfig:
         return load(None, [*overrides, *overrides_of(label, seed)])
 
-    command = " ".join(["rlpost", "compare", *words])
+    command = " ".join(["rlpost", "compare", *map(redacted_word, words)])
     configure(comparison.labels[0], 0)  # a mistake is told before the engines are imported
     return _programs("compare").compare(comparison, configure, command)
 

@@ -85,7 +85,9 @@ def convert(composed: DictConfig) -> RunConfig:
             raise ConfigError(
                 f"{missing[0]} is required and not set: add {missing[0]}=... to the command"
             )
-        config = OmegaConf.to_object(OmegaConf.merge(_typed(plain.objective.name), plain))
+        # As plain values: a field that `+` has added would pass, and be ignored, as part of a node.
+        values = OmegaConf.to_container(plain)
+        config = OmegaConf.to_object(OmegaConf.merge(_typed(plain.objective.name), values))
     except OmegaConfBaseException as error:
         raise translated(error) from error
     assert isinstance(config, RunConfig)

@@ -1,7 +1,7 @@
 """The step: sample, score, learn, publish. Written on roles alone; knows nothing of Ray."""
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from rlpost.choices import Advantage, Mode, Reduction
 from rlpost.episodes import Episode, gathered, scored, trained
 from rlpost.errors import StalenessError, WeightSyncError
 from rlpost.evaluation import Evaluator
+from rlpost.guards import Guards
 from rlpost.kl import kl
 from rlpost.metrics import Metrics
 from rlpost.objectives import build_from
@@ -69,6 +70,15 @@ class Parts:
     reference: Reference | None
 
 
+Memory = Callable[[], Awaitable[Mapping[str, float]]]
+"""Measures `memory/<process>_gib` of the run's processes."""
+
+
+async def nothing_measured() -> Mapping[str, float]:
+    """Measure the memory of no process."""
+    return {}
+
+
 class Controller:
     """Runs group-relative reinforcement learning.
 
@@ -87,9 +97,17 @@ class Controller:
         evaluator: Evaluator,
         recorder: Recorder,
         build: Callable[[Sequence[Sample], BatchPlan, int], list[RankBatch]] = build_batches,
+        *,
+        guards: Guards | None = None,
+        memory: Memory = nothing_measured,
     ) -> None:
-        """`build` cuts a step's samples into what the learner's ranks train on."""
+        """`build` cuts a step's samples into what the learner's ranks train on.
+
+        `guards` knows what was seen before the run; `memory` measures its processes.
+        """
         self.config = config
+        self.guards = guards or Guards(config)
+        self.memory = memory
         self.parts = parts
         self.evaluator = evaluator
         self.recorder = recorder
@@ -115,7 +133,9 @@ class Controller:
         values = await self._publish(timer)
         values |= await self._evaluate(0, timer)
         values |= timer.values()
+        values |= self.guards.look(0, values)
         self.recorder.record(0, values, ())
+        self.guards.enforce()
         return values
 
     def state_dict(self) -> dict[str, Any]:
@@ -160,10 +180,13 @@ class Controller:
         if self.config.mode is not Mode.sync:
             self.buffer.begin(self.version)
         values |= await self._evaluate(step, timer)
+        with self._phase("guards", timer):
+            values |= await self.memory()
         values |= timer.values()
         values["throughput/tokens_per_s"] = values["tokens/trained"] / values["time/step_s"]
+        values |= self.guards.look(step, values)
         self.recorder.record(step, values, groups)
-        self._check(values)
+        self.guards.enforce()
         return values
 
     def _phase(self, name: str, timer: PhaseTimer):  # noqa: ANN202 - the timer's context manager
@@ -294,16 +317,6 @@ class Controller:
             return {}
         with self._phase("eval", timer):
             return await self.evaluator.run()
-
-    def _check(self, values: dict[str, float]) -> None:
-        """Stop when learner and vLLM disagree on equal weights by more than the recipe allows."""
-        limit, gap = self.config.guards.max_logprob_gap, values.get("mismatch/logprob_gap_mean")
-        if limit is not None and gap is not None and not gap <= limit:
-            raise WeightSyncError(
-                f"learner and vLLM differ by {gap:.3g} a token in mean logprob on weights of "
-                f"version {self.version - 1}, more than guards.max_logprob_gap={limit:g}: the "
-                "rollout workers sample from another policy than the one trained"
-            )
 
 
 def _seed(*parts: object) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rlpost.choices import OnTimeout
 from rlpost.errors import DataError
+from rlpost.guards import check_rewards
 from rlpost.metrics import Metrics
 from rlpost.types import Group, Prompt, Trajectory, Verdict
 
@@ -30,13 +31,10 @@ def scored(group: Group, verdicts: Sequence[Verdict], rule: OnTimeout) -> Episod
     """Attach verdicts to a group; `rule` says what becomes of one that gave no reward.
 
     Raises:
-        DataError: another number of verdicts than of trajectories, or the rule is `fail`.
+        GuardError: another number of verdicts than of trajectories, or a reward that is no number.
+        DataError: a verification failed, and the rule is `fail`.
     """
-    if len(verdicts) != len(group.trajectories):
-        raise DataError(
-            f"prompt {group.prompt.id}: the verifier returned {len(verdicts)} verdicts for "
-            f"{len(group.trajectories)} trajectories"
-        )
+    check_rewards(group.prompt, group.trajectories, verdicts)
     trajectories = []
     for trajectory, verdict in zip(group.trajectories, verdicts, strict=True):
         if verdict.reward is None and rule is OnTimeout.fail:

@@ -29,6 +29,10 @@ class StalenessError(RlpostError, RuntimeError):
     """A batch holds tokens sampled by weights older than the recipe allows."""
 
 
+class GuardError(RlpostError, RuntimeError):
+    """A run's own numbers say that going on is in vain; the message names the guard."""
+
+
 class DeadlineError(RlpostError, TimeoutError):
     """What was waited for did not come in time; the message says what and for how long."""
 

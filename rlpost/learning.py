@@ -229,10 +229,22 @@ def mismatch_metrics(old_logprobs: Tensor, batch: MicroBatch) -> Metrics:
     mask = batch.fresh
     gap = torch.where(mask, old_logprobs - batch.behavior_logprobs, 0.0)
     num_tokens = float(mask.sum())
+    trained = torch.where(batch.loss_mask, old_logprobs - batch.behavior_logprobs, 0.0)
+    lag = float(trained.abs().sum())
+    metrics.mean("staleness/logprob_gap_mean", lag, float(batch.loss_mask.sum()))
     divergence = kl("k3", batch.behavior_logprobs, old_logprobs, mask)
     metrics.mean("mismatch/kl", float(divergence.sum()), num_tokens)
     metrics.mean("mismatch/logprob_gap_mean", float(gap.abs().sum()), num_tokens)
     if num_tokens:
         metrics.maximum("mismatch/logprob_gap_max", float(gap.abs().max()))
         metrics.maximum("mismatch/ratio_max", float(gap.clamp(max=40.0).exp().max()))
+    return metrics
+
+
+def first_ratio(logprobs: Tensor, old_logprobs: Tensor, batch: MicroBatch) -> Metrics:
+    """Return how far ratios are from 1 before the step's first update, on its weights' tokens."""
+    metrics = Metrics()
+    gap = (logprobs - old_logprobs).clamp(max=40.0).exp().sub(1.0).abs()
+    total = float(torch.where(batch.fresh, gap, 0.0).sum())
+    metrics.mean("policy/first_ratio_gap", total, float(batch.fresh.sum()))
     return metrics

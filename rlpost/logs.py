@@ -2,14 +2,17 @@
 
 import logging
 
+from rlpost.redaction import RedactingFormatter
+
 
 def set_up(role: str, level: int = logging.INFO) -> None:
-    """Send all log records to standard error, each with time and role."""
-    logging.basicConfig(
-        level=level,
-        format=f"%(asctime)s {role} %(levelname)s %(name)s: %(message)s",
-        datefmt="%H:%M:%S",
-        force=True,
+    """Send all log records to standard error, each with time and role, without secrets."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        RedactingFormatter(
+            f"%(asctime)s {role} %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"
+        )
     )
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     for library in ("ray", "vllm", "transformers", "httpx", "filelock"):
         logging.getLogger(library).setLevel(logging.WARNING)

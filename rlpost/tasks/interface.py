@@ -56,7 +56,7 @@ class Renderer:
 
     def prompt(self, item: Item) -> Prompt | None:
         """Return the item's prompt, or None, counted in `too_long`, if it exceeds the limit."""
-        text = self._filled(item)
+        text = self.text(item)
         token_ids = self._token_ids(text)
         if len(token_ids) > self.max_prompt_tokens:
             self.too_long += 1
@@ -78,7 +78,7 @@ class Renderer:
             metadata=item.metadata,
         )
 
-    def _filled(self, item: Item) -> str:
+    def text(self, item: Item) -> str:
         """Return the template with the item's question and metadata; other braces stay."""
         fields = {**item.metadata, "question": item.question}
         used: list[str] = []
@@ -173,6 +173,11 @@ class PromptStream:
             elif (skipped := skipped + 1) >= 2 * len(self.items):  # so a whole epoch is among them
                 raise self.renderer.none_fits(len(self.items))
         return prompts
+
+    def upcoming(self, count: int) -> Iterator[str]:
+        """Yield the texts of the items that the next draws take first, at most an epoch's."""
+        for index in self._order[self.position :][:count]:
+            yield self.renderer.text(self.items[index])
 
     def state_dict(self) -> dict[str, int]:
         """Return the position."""

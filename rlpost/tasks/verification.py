@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlpost.errors import ConfigError, DeadlineError
+from rlpost.redaction import secrets_of
+from rlpost.tasks.verifiers import BUILT_IN
 from rlpost.types import Prompt, Trajectory, Verdict
 
 _START_LIMIT_S = 600.0
@@ -41,7 +43,7 @@ class VerifierProcess:
             str(self.memory_gib),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+            env=_environment(self.verifier),
             # A group of its own, so that what a verifier starts is killed with it.
             start_new_session=True,
         )
@@ -104,6 +106,13 @@ class VerifierProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         return await process.wait()
+
+
+def _environment(verifier: str) -> dict[str, str]:
+    """Return a child's environment; a built-in verifier needs no secrets, so it gets none."""
+    hidden = secrets_of() if verifier in BUILT_IN else {}
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
 async def _ask(process: asyncio.subprocess.Process, line: bytes) -> dict[str, Any] | None:

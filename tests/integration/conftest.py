@@ -36,9 +36,16 @@ def user_code() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def environment() -> dict[str, str]:
+def secrets() -> dict[str, str]:
+    """Variables of a user whose values are nobody's business."""
+    names = ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MY_SERVICE_TOKEN")
+    return {name: f"hush-{name.lower().replace('_', '-')}-7f3a9c" for name in names}
+
+
+@pytest.fixture(scope="session")
+def environment(secrets: dict[str, str]) -> dict[str, str]:
     """What a command of ours is started with."""
-    return {**os.environ, **user_code(), "PYTHONDONTWRITEBYTECODE": ""}
+    return {**os.environ, **secrets, **user_code(), "PYTHONDONTWRITEBYTECODE": ""}
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +69,7 @@ def run_dir(
     """What the command leaves after a short run with a checkpoint."""
     folder = tmp_path_factory.mktemp("run")
     settings = [*short, "checkpoint.every=3", f"run_dir={folder}", "ray.num_cpus=2"]
+    settings += ["tracking.wandb.group=${oc.env:MY_SERVICE_TOKEN}", "tracking.tensorboard=true"]
     done = subprocess.run(
         [str(RLPOST), "train", "recipe=quickstart", *settings],
         cwd=REPOSITORY,

@@ -1,10 +1,12 @@
 """DeepSpeed learner groups of every shape: the same batches give the same training."""
 
 import asyncio
+import json
 import random
 import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from actors.launch import running
 from rlpost.batching import BatchPlan, Sample, build_batches
 from rlpost.checkpoint import CheckpointStore
 from rlpost.config import load
-from rlpost.errors import CheckpointError
+from rlpost.errors import CheckpointError, GuardError
 from rlpost.learning import training_phase
 from rlpost.manifest import Manifest
 from rlpost.metrics import Metrics
@@ -115,6 +117,7 @@ async def curves_of(ranks, cpus, folder, variants, disk):
             await actor.handle.__ray_call__.remote(register)
         for name, variant in variants.items():
             config = configuration(ranks, cpus, variant)
+            config.run_dir = str(folder.parent)
             prepare_model(config, folder)
             for actor in learner.actors:
                 await actor.handle.__ray_call__.remote(reconfigure, config)
@@ -122,6 +125,7 @@ async def curves_of(ranks, cpus, folder, variants, disk):
             if name in SHAPES:
                 await learner.load(folder, replace(phase, learning_rate=0.0), 300.0)
                 found["gradients", name] = await gradients(learner, ranks)
+                found["refused", name] = await refusals(learner, config, folder, phase)
             await learner.load(folder, phase, 300.0)
             # On this disk, and on one to which files are uploaded.
             protocol = "" if ranks == 2 else "shelf://"
@@ -211,6 +215,51 @@ def batches_of(step, ranks):
     return build_batches(samples(step), plan, step)
 
 
+def overflowing(rank):
+    """Let the gradient of a finite loss overflow on its way back through the model."""
+    norm = rank.policy.get_decoder().norm
+    norm.register_full_backward_hook(lambda _, grads, __: tuple(g * torch.inf for g in grads))
+
+
+def overflowing_sum(rank):
+    """Spoil a gradient after it was looked at, as the sum over ranks may."""
+    next(iter(rank.engine.module.parameters())).register_hook(lambda g: g * torch.inf)
+
+
+async def refusals(learner, config, folder, phase):
+    """Return what each kind of NaN or infinity is refused with, and the weights after it."""
+    last, found = learner.actors[-1].handle, {}
+    poisoned = samples(1)
+    poisoned[3] = replace(poisoned[3], advantage=float("nan"))
+    kinds = {"loss": (poisoned, None), "gradient": (samples(1), overflowing)}
+    kinds["sum"] = (samples(1), overflowing_sum)
+    for kind, (batch, spoil) in kinds.items():
+        await learner.load(folder, phase, 300.0)
+        if spoil is not None:
+            await last.__ray_call__.remote(spoil)
+        plan = replace(cut(learner.num_ranks), num_minibatches=1)
+        with pytest.raises(GuardError) as caught:
+            await learner.update(build_batches(batch, plan, 1), 7)
+        await learner.export(folder.parent / "export")
+        weights = load_file(folder.parent / "export" / "model.safetensors")
+        written = sorted((Path(config.run_dir) / "nonfinite").glob("step_000007-*"))
+        rows = [json.loads(line) for path in written for line in path.read_text().splitlines()]
+        for path in written:
+            path.unlink()
+        found[kind] = str(caught.value), weights, [path.name for path in written], rows
+    return found
+
+
+def cut(ranks):
+    return BatchPlan(
+        num_minibatches=2,
+        num_ranks=ranks,
+        micro_batch_size=4,
+        reduction="sequence_mean",
+        max_response_tokens=8,
+    )
+
+
 async def curve(learner, ranks, target, store):
     """Train for three steps; a snapshot of the second is written while the third goes on."""
     values = [(await learner.update(batches_of(step, ranks), step)).values() for step in (1, 2)]
@@ -293,6 +342,30 @@ def test_a_full_disk_is_told_and_leaves_the_newest_checkpoint_whole(curves):
     assert all("resume=auto" in text for text in said)
     assert steps == [1, 2]
     assert newest == 2
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_no_step_is_taken_on_what_is_no_number_on_any_rank(curves, shape):
+    found = curves["refused", shape]
+    for message, weights, _, _ in found.values():
+        assert "step 7: guard nonfinite: " in message
+        assert "the optimiser step was not taken" in message
+        assert "learner.learning_rate" in message
+        for name, tensor in curves["start"].items():
+            assert torch.equal(weights[name], tensor), name
+    message, _, names, rows = found["loss"]
+    assert len(names) == 1  # of one rank; all the others stop with it
+    assert f"of rank {names[0][-7]};" in message
+    assert "NaN" not in str(rows)
+    assert "nan" in [row["advantage"] for row in rows]
+    assert all(row["micro_batch_not_finite"][:1] == ["advantages"] for row in rows)
+    assert all(len(row["token_ids"]) == len(row["logprobs"]) for row in rows)
+    message, _, names, rows = found["gradient"]
+    assert names == [f"step_000007-rank_{shape[1] - 1}.jsonl"]
+    assert {tuple(row["micro_batch_not_finite"]) for row in rows} == {("gradient",)}
+    assert len(rows) == 12 / shape[1]
+    assert "norm over all ranks is" in found["sum"][0]
+    assert not found["sum"][2]
 
 
 def flat(gradient):

@@ -1,23 +1,27 @@
 """The real loop: Ray, vLLM, DeepSpeed and verifiers on this machine's CPU."""
 
 import contextlib
+import os
+import threading
 import time
 from collections import Counter
+from ipaddress import ip_address
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 from safetensors.torch import load_file
 
-from actors import launch, programs
+from actors import launch, programs, runtime
 from actors.compare import compare
 from actors.learner import LearnerRank
 from rlpost.checkpoint import CheckpointStore
 from rlpost.comparison import Comparison, overrides_of
 from rlpost.config import load
-from rlpost.errors import WeightSyncError
+from rlpost.errors import GuardError, WeightSyncError
 
 REPOSITORY = Path(__file__).parents[2]
 GSM8K = REPOSITORY.parent / "shared" / "data" / "gsm8k"
@@ -83,7 +87,9 @@ def test_compared_runs_on_more_workers_and_sharded_ranks_give_the_same_curve(
 
     # The second run has the actors of the first, and must not show it.
     comparison = Comparison(labels=("clip", "mhpo"), num_seeds=1, folder=tmp_path)
-    assert compare(comparison, configure, "rlpost compare ...") == 0
+    with overhearing() as listening:
+        assert compare(comparison, configure, "rlpost compare ...") == 0
+    assert_nothing_from_outside(listening)
     for one, other in zip(metrics(run_dir), metrics(tmp_path / "mhpo" / "seed0"), strict=True):
         compared = [name for name in one if name.startswith(("policy/", "reward/", "eval/"))]
         assert set(compared) <= set(other)
@@ -183,3 +189,87 @@ def actor_processes():
             titles += process.cmdline()[:1]
     ours = ("ray::Troubled", "ray::RolloutWorker", "ray::RewardWorker", "VLLM::")
     return [title for title in titles if title.startswith(ours)]
+
+
+def test_no_file_of_a_run_holds_a_secret(run_dir, secrets):
+    files = [path for path in run_dir.rglob("*") if path.is_file()]
+    kinds = {"config.yaml", "metrics.jsonl", "manifest.json", "state.json", "printed.txt"}
+    assert kinds <= {path.name for path in files}
+    found = [
+        f"{name} in {path.relative_to(run_dir)}"
+        for path in files
+        for name, value in secrets.items()
+        if value.encode() in path.read_bytes()
+    ]
+    assert not found
+    # As the recipe said it: the value went no farther than the tracker.
+    assert "group: ${oc.env:MY_SERVICE_TOKEN}" in (run_dir / "config.yaml").read_text()
+
+
+def test_a_run_that_goes_well_measures_its_memory_and_no_guard_speaks(run_dir, metrics):
+    _, *lines = metrics(run_dir)
+    for process in ("driver", "learner-0", "rollout-0", "reward-0"):
+        assert all(0.01 < line[f"memory/{process}_gib"] < 100 for line in lines), process
+    assert all(line["policy/first_ratio_gap"] < 1e-4 for line in lines)
+    names = [name for line in lines for name in line]
+    assert not [name for name in names if name.startswith("guards/")]
+
+
+def assert_nothing_from_outside(listening):
+    """On one machine, no part of a run may be reached over a network."""
+    for part in ("gcs_server", "raylet", "ray::LearnerRank", "ray::RolloutWorker"):
+        assert any(part in name for name, _ in listening), part
+    addresses = {(name, ip_address(ip.removeprefix("::ffff:"))) for name, ip in listening}
+    assert not [(name, ip) for name, ip in addresses if not ip.is_loopback]
+
+
+@contextlib.contextmanager
+def overhearing():
+    """Collect the listening sockets of all processes below this one, while the block lasts."""
+    found, over = set(), threading.Event()
+
+    def listen():
+        while not over.wait(0.5):
+            found.update(sockets())
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        thread.join()
+
+
+def sockets():
+    """Return the name and address of every listening socket below this process."""
+    found = []
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            name = process.cmdline()[0]
+            connections = process.net_connections("inet")
+            found += [(name, c.laddr.ip) for c in connections if c.status == psutil.CONN_LISTEN]
+    return found
+
+
+def test_this_machines_ray_asks_for_a_token_that_lies_in_no_file(ray_session):
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert not runtime.lets_in(ray.get_runtime_context().gcs_address)
+    home = Path("~/.ray/auth_token").expanduser()
+    assert not home.exists() or home.read_text() != os.environ["RAY_AUTH_TOKEN"]
+
+
+def test_a_nearly_full_disk_ends_the_run_after_a_checkpoint_and_overlap_is_told_at_the_start(
+    ray_session, cpus, short, metrics, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    own = ["task=custom", "task.path=letters:words", "task.verifier=letters:share"]
+    own += ["warmstart.steps=0", "eval.num_prompts=4", "eval.every=1", "guards.min_free_gib=1e9"]
+    with pytest.raises(GuardError, match=r"step 1: guard low_disk: .*after a checkpoint"):
+        programs.train(load("quickstart", [*short, *own, cpus, f"run_dir={tmp_path}"]))
+    assert CheckpointStore(str(tmp_path / "checkpoints")).newest().step == 1
+    assert "guard eval_overlap: 1 of 4 evaluation prompts are trained on too" in caplog.text
+    assert "'Two  STARS" in caplog.text
+    first, last = metrics(tmp_path)
+    assert first["guards/eval_overlap"] == last["guards/eval_overlap"] == 1
+    assert last["guards/low_disk"] == 1

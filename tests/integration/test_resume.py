@@ -71,11 +71,11 @@ def broken(tmp_path_factory, short, environment, ray_session, cpus):
 
 
 def lines(run_dir):
-    """Return a run's metrics without times."""
+    """Return a run's metrics without times, and what the machine had left."""
     found = []
     for text in (run_dir / "metrics.jsonl").read_text().splitlines():
         line = json.loads(text)
-        timed = [name for name in line if name.endswith("_s") or name.startswith("time/")]
+        timed = [name for name in line if name.endswith(("_s", "_gib"))]
         found.append({name: value for name, value in line.items() if name not in timed})
     return found
 

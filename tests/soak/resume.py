@@ -88,7 +88,7 @@ def told(run_dir):
     lines = []
     for text in (run_dir / "metrics.jsonl").read_text().splitlines():
         line = json.loads(text)
-        lines.append({k: v for k, v in line.items() if not k.endswith("_s") and k[:5] != "time/"})
+        lines.append({k: v for k, v in line.items() if not k.endswith(("_s", "_gib"))})
     weights = (run_dir / "export" / "model.safetensors").read_bytes()
     return lines, hashlib.sha256(weights).hexdigest()
 

@@ -1,0 +1,351 @@
+"""Guards against silent nonsense: what a run's own numbers give away.
+
+Each guard is a function of the journal and the recipe that returns what it sees, with a remedy, or
+None. `GUARDS` lists them; what each does when it sees something is `guards.<name>` in a recipe. The
+learner's own, which must act before the optimiser does, are in `rlpost.finite`.
+"""
+
+import logging
+import math
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from statistics import linear_regression, median
+
+from rlpost.choices import Action, Advantage, Dtype
+from rlpost.errors import GuardError
+from rlpost.journal import Journal
+from rlpost.schema import RunConfig
+from rlpost.types import Prompt, Trajectory, Verdict
+
+log = logging.getLogger(__name__)
+
+Guard = Callable[[Journal, RunConfig], str | None]
+_GIB = 2**30
+_SURE = 4.0  # standard errors that a fall of the reward must exceed
+_DRIFT_FLOOR = 0.02  # nats a token: below it no trend matters
+_CHECKPOINTS = 1.5  # times the newest checkpoint that must fit on the disk
+
+
+def check_rewards(
+    prompt: Prompt, trajectories: Sequence[Trajectory], verdicts: Sequence[Verdict]
+) -> None:
+    """Refuse verdicts that are not one a trajectory, or whose numbers are none.
+
+    Raises:
+        GuardError: which prompt, and what its verifier returned.
+    """
+    if len(verdicts) != len(trajectories):
+        raise GuardError(
+            f"guard rewards: prompt {prompt.id}: the verifier returned {len(verdicts)} verdicts "
+            f"for {len(trajectories)} trajectories: it must return one for each, in order; see "
+            "task.verifier"
+        )
+    for index, verdict in enumerate(verdicts):
+        numbers = {**verdict.parts, "reward": 0.0 if verdict.reward is None else verdict.reward}
+        for name, value in numbers.items():
+            if not math.isfinite(value):
+                raise GuardError(
+                    f"guard rewards: prompt {prompt.id}, response {index}: {name} is {value}: a "
+                    "verifier must return finite numbers, or status `error` without a reward; "
+                    "see task.verifier"
+                )
+
+
+def overlap(training: Iterable[str], held_out: Sequence[str]) -> str | None:
+    """Say which evaluation prompts, as rendered, are also trained on; case and spaces apart."""
+    evaluated = {_plain(text) for text in held_out}
+    found = {text: None for text in training if _plain(text) in evaluated}
+    if not found:
+        return None
+    count = len({_plain(text) for text in found})
+    examples = "; ".join(repr(text[:80]) for text in list(found)[:3])
+    return (
+        f"{count} of {len(evaluated)} evaluation prompts are trained on too, as {examples}: "
+        "accuracy on them is no measure; take them out of one split (data.split, data.eval_split, "
+        "or the task's own)"
+    )
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _first_ratio(journal: Journal, config: RunConfig) -> str | None:
+    exact = {config.model.dtype, config.rollout.dtype or config.model.dtype} == {Dtype.float32}
+    limit = config.guards.max_first_ratio_gap
+    limit = limit if limit is not None else (0.01 if exact else 0.1)
+    gap = journal.now("policy/first_ratio_gap")
+    if gap is None or gap <= limit:
+        return None
+    cause = (
+        "vLLM samples from another policy than the one trained, or computes it less exactly"
+        if config.old_logprobs.value == "behavior"
+        else "two forward passes of the same weights differ, as with dropout"
+    )
+    return (
+        f"before the step's first update ratios differ from 1 by {gap:.3g} on average, more than "
+        f"guards.max_first_ratio_gap={limit:g} (old_logprobs={config.old_logprobs.value}): {cause};"
+        " compare mismatch/logprob_gap_mean, check model.dtype and rollout.dtype, or raise the "
+        "limit"
+    )
+
+
+def _logprob_gap(journal: Journal, config: RunConfig) -> str | None:
+    limit, gap = config.guards.max_logprob_gap, journal.now("mismatch/logprob_gap_mean")
+    if limit is None or gap is None or gap <= limit:
+        return None
+    return (
+        f"learner and vLLM differ by {gap:.3g} a token in mean logprob on equal weights, more than "
+        f"guards.max_logprob_gap={limit:g}: the rollout workers sample from another policy than "
+        "the one trained; check model.dtype and rollout.dtype, or raise the limit"
+    )
+
+
+def _logprob_drift(journal: Journal, config: RunConfig) -> str | None:
+    half = config.guards.window // 2
+    for name in ("mismatch/logprob_gap_mean", "staleness/logprob_gap_mean"):
+        values = journal.last(name, 2 * half)
+        before, after = median(values[:half] or [0.0]), median(values[half:] or [0.0])
+        if after > max(_DRIFT_FLOOR, config.guards.max_logprob_drift * before):
+            return (
+                f"{name} rose from {before:.3g} to {after:.3g} (medians of {half} steps each), by "
+                f"more than guards.max_logprob_drift={config.guards.max_logprob_drift:g} times: "
+                "samples come from policies ever farther from the one trained; lower "
+                "max_staleness or learner.learning_rate, or add a correction (correction.kind=tis)"
+            )
+    return None
+
+
+def _constant(journal: Journal, config: RunConfig) -> bool:
+    """Say whether no two rewards of the run have ever differed, evaluations included."""
+    judged = any(
+        0.0 < value < 1.0
+        for extremes in (journal.low, journal.high)
+        for name, value in extremes.items()
+        if name.startswith("eval/") and "/pass@" in name
+    )
+    same = not journal.varied("reward/mean") and journal.high.get("reward/std", 1.0) < 1e-9
+    return journal.num_steps >= config.guards.steps and same and not judged
+
+
+def _constant_verifier(journal: Journal, config: RunConfig) -> str | None:
+    if not _constant(journal, config):
+        return None
+    return (
+        f"in all {journal.num_steps} steps every response got the same reward "
+        f"{journal.now('reward/mean'):g}: the verifier {config.task.verifier} may not look at the "
+        "response, or the task is out of the policy's reach; read a few responses in rollouts/, "
+        "and try task.verifier on an answer known to be right"
+    )
+
+
+def _no_signal(journal: Journal, config: RunConfig) -> str | None:
+    steps = config.guards.steps
+    by_batch = config.advantage is Advantage.reinforce_baseline
+    silent = (
+        [float(std < 1e-9) for std in journal.last("reward/std", steps)]
+        if by_batch
+        else journal.last("group/zero_advantage_frac", steps)
+    )
+    if not silent or min(silent) < 1.0 or _constant(journal, config):
+        return None
+    reward = journal.now("reward/mean")
+    return (
+        f"in {steps} steps in a row (guards.steps) rewards did not differ within any group, so "
+        f"nothing was learned (reward/mean {reward:.3g}): the task is solved, or too hard for "
+        "any of group_size responses to succeed; mix in other prompts, raise group_size, or use "
+        "max_replacements"
+    )
+
+
+def _reward_collapse(journal: Journal, config: RunConfig) -> str | None:
+    recent = journal.last("reward/mean", config.guards.steps)
+    if not recent:
+        return None
+    best, spread = journal.best["reward/mean"], journal.best.get("reward/std", 0.0)
+    floor = min(journal.low["reward/mean"], 0.0)
+    mean = sum(recent) / len(recent)
+    error = spread / math.sqrt(config.prompts_per_step * config.group_size)
+    kept = (mean - floor) / (best - floor) if best > floor else 1.0
+    if kept >= config.guards.min_reward_frac or best - mean <= _SURE * error:
+        return None
+    return (
+        f"the mean reward of the last {len(recent)} steps is {mean:.3g} and was {best:.3g}: less "
+        f"than guards.min_reward_frac={config.guards.min_reward_frac:g} of it is left; lower "
+        "learner.learning_rate, raise kl_coef, or go back to an earlier checkpoint"
+    )
+
+
+def _entropy_collapse(journal: Journal, config: RunConfig) -> str | None:
+    steps, limit = config.guards.steps, config.guards.min_entropy
+    entropies, rewards = journal.last("policy/entropy", steps), journal.last("reward/mean", steps)
+    if not entropies or max(entropies) >= limit:
+        return None
+    if sum(rewards) / len(rewards) >= 0.9 * config.eval.success_reward:
+        return None  # sure and right is what training is for
+    return (
+        f"the policy's entropy was below guards.min_entropy={limit:g} nats a token for {steps} "
+        f"steps (now {entropies[-1]:.2g}) at a mean reward of {rewards[-1]:.3g}: responses are all "
+        "alike and nothing new is tried; raise sampling.temperature or the objective's upper "
+        "clip, or lower learner.learning_rate"
+    )
+
+
+def _truncation(journal: Journal, config: RunConfig) -> str | None:
+    limit = config.guards.max_truncated_frac
+    fractions = journal.last("response/truncated_frac", config.guards.steps)
+    if not fractions or min(fractions) <= limit:
+        return None
+    return (
+        f"{fractions[-1]:.0%} of the responses are cut off at sampling.max_response_tokens="
+        f"{config.sampling.max_response_tokens}, for {len(fractions)} steps more than "
+        f"guards.max_truncated_frac={limit:g}: their rewards judge answers that never ended; raise "
+        "max_response_tokens, or look whether the policy ever emits its end token"
+    )
+
+
+def _memory_growth(journal: Journal, config: RunConfig) -> str | None:
+    window, limit = config.guards.window, config.guards.max_memory_growth_mib
+    growing = []
+    for name in (name for name in journal.high if name.startswith("memory/")):
+        values = journal.last(name, window)
+        half = len(values) // 2
+        if half < 2:
+            continue
+        slopes = [_slope_mib(values[:half]), _slope_mib(values[half:])]
+        if min(slopes) > limit:
+            process = name.removeprefix("memory/").removesuffix("_gib")
+            growing.append(f"{process} by {slopes[1]:.0f} MiB a step to {values[-1]:.2f} GiB")
+    if not growing:
+        return None
+    return (
+        f"memory grew through the last {window} steps (guards.window): {'; '.join(growing)}; more "
+        f"than guards.max_memory_growth_mib={limit:g} a step: a leak will end the run; look for "
+        "what the named process keeps (a task or verifier of one's own?), or resume from a "
+        "checkpoint now and then"
+    )
+
+
+def _slope_mib(gib: Sequence[float]) -> float:
+    return linear_regression(range(len(gib)), gib).slope * 1024
+
+
+def _low_disk(journal: Journal, config: RunConfig) -> str | None:
+    free = journal.now("disk/free_gib")
+    newest = _newest_checkpoint_gib(Path(config.run_dir))
+    limit = max(config.guards.min_free_gib, _CHECKPOINTS * newest)
+    if free is None or free >= limit:
+        return None
+    return (
+        f"{free:.2f} GiB are free on the disk of run_dir={config.run_dir}, less than {limit:.2f} "
+        f"GiB (guards.min_free_gib, or {_CHECKPOINTS:g} times the newest checkpoint): make room, "
+        "lower checkpoint.keep, or set tracking.rollouts_every higher; then resume"
+    )
+
+
+def _newest_checkpoint_gib(run_dir: Path) -> float:
+    newest = max(run_dir.glob("checkpoints/step_*"), default=None)
+    if newest is None:
+        return 0.0
+    return _size_gib(newest)
+
+
+@cache
+def _size_gib(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / _GIB
+
+
+GUARDS: dict[str, Guard] = {
+    "first_ratio": _first_ratio,
+    "logprob_gap": _logprob_gap,
+    "logprob_drift": _logprob_drift,
+    "constant_verifier": _constant_verifier,
+    "no_signal": _no_signal,
+    "reward_collapse": _reward_collapse,
+    "entropy_collapse": _entropy_collapse,
+    "truncation": _truncation,
+    "memory_growth": _memory_growth,
+    "low_disk": _low_disk,
+}
+"""Looked at after every step, in this order; `guards.<name>` says what each does."""
+
+
+class Guards:
+    """Watches a run: warns once, and again after it had fallen silent; or stops the run.
+
+    Use: `report(name, seen)` of what is seen before the run; after each step
+    `values |= look(step, values)`, then `enforce()`. `ending` is set when the run is to end after a
+    checkpoint, by whoever writes checkpoints.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.journal = Journal(window=max(config.guards.window, config.guards.steps))
+        self.counts: dict[str, int] = {}
+        self.ending: GuardError | None = None
+        self._stopping: GuardError | None = None
+        self._firing: set[str] = set()
+        sampling = config.sampling
+        if sampling.top_p < 1 or sampling.top_k > 0:
+            self.report(
+                "biased_sampling",
+                f"sampling.top_p={sampling.top_p:g} and sampling.top_k={sampling.top_k} sample from"
+                " another distribution than the learner's: ratios and gradients are biased, as "
+                "sampling.allow_biased=true accepts; use top_p=1 and top_k=0",
+            )
+
+    def remember(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Take up what an earlier part of the run recorded, step by step."""
+        for values in history:
+            self.journal.add(values)
+            told = {k.removeprefix("guards/"): v for k, v in values.items() if "guards/" in k}
+            self.counts |= {name: int(count) for name, count in told.items()}
+
+    def look(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
+        """Look at a step's metrics; return those to record beside them."""
+        measured = {"disk/free_gib": _free_gib(Path(self.config.run_dir))}
+        self.journal.add({**values, **measured})
+        for name, guard in GUARDS.items():
+            if self._action(name) is not Action.none:
+                self.report(name, guard(self.journal, self.config), step)
+        return measured | {f"guards/{name}": float(n) for name, n in self.counts.items()}
+
+    def report(self, name: str, seen: str | None, step: int = 0) -> None:
+        """Act on what a guard sees now: None if nothing."""
+        action = self._action(name)
+        if seen is None or action is Action.none:
+            if name in self._firing:
+                log.info("step %d: guard %s sees nothing any more", step, name)
+            self._firing.discard(name)
+            return
+        self.counts[name] = self.counts.get(name, 0) + 1
+        told = f"step {step}: guard {name}: {seen}"
+        how = "stops the run" if action is Action.stop else "stops it after a checkpoint"
+        error = GuardError(f"{told}. guards.{name}={action.value} {how}, warn would go on")
+        if action is Action.stop:
+            self._stopping = self._stopping or error
+        elif action is Action.checkpoint:
+            self.ending = self.ending or error
+        if name not in self._firing:
+            log.warning("%s", told)
+        self._firing.add(name)
+
+    def enforce(self) -> None:
+        """Stop the run where a guard is to.
+
+        Raises:
+            GuardError: the guard, what it saw, and the remedy.
+        """
+        if self._stopping is not None:
+            raise self._stopping
+
+    def _action(self, name: str) -> Action:
+        return getattr(self.config.guards, name)
+
+
+def _free_gib(folder: Path) -> float:
+    while not folder.exists():
+        folder = folder.absolute().parent
+    return shutil.disk_usage(folder).free / _GIB

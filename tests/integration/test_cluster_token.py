@@ -1,0 +1,95 @@
+"""A cluster that somebody else has started: rlpost comes in with a token, or not at all."""
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+RAY = Path(sys.executable).with_name("ray")
+LIMIT_S = 600
+TOKEN = "0123456789abcdef0123456789abcdef"
+CONNECT = """
+import json, sys
+from actors.runtime import ray_runtime
+from rlpost.errors import ConfigError
+from rlpost.schema import RayConfig
+
+try:
+    with ray_runtime(RayConfig(address=sys.argv[1], token_auth=json.loads(sys.argv[2]))):
+        print("connected")
+except ConfigError as error:
+    print(error)
+"""
+
+
+@contextlib.contextmanager
+def cluster(environment):
+    """Start a head as a cluster's owner would, and end it."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    words = ["--head", "--block", "--port", port, "--num-cpus", "1", "--disable-usage-stats"]
+    head = subprocess.Popen(
+        [RAY, "start", *words, "--include-dashboard=false"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    said = []
+    try:
+        for line in head.stdout:
+            said.append(line)
+            if "Ray runtime started" in line:
+                break
+        else:
+            pytest.fail("".join(said))
+        yield f"127.0.0.1:{port}"
+    finally:
+        started = psutil.Process(head.pid).children(recursive=True)
+        for process in (head, *started):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        head.wait()
+        psutil.wait_procs(started, timeout=60)
+        head.stdout.close()
+
+
+def connect(address, environment, *, token_auth=True):
+    done = subprocess.run(
+        [sys.executable, "-c", CONNECT, address, json.dumps(token_auth)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def owner(environment, tmp_path):
+    """The environment of a user without a token."""
+    ours = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RLPOST_DRIVER")
+    return {k: v for k, v in environment.items() if k not in ours} | {"HOME": str(tmp_path)}
+
+
+def test_a_cluster_that_anyone_may_use_is_refused_unless_accepted(owner):
+    with cluster(owner | {"RAY_AUTH_MODE": "disabled"}) as address:
+        assert "no token to show to the cluster. `ray get-auth-token" in connect(address, owner)
+        said = connect(address, owner | {"RAY_AUTH_TOKEN": TOKEN})
+        assert "this cluster asks for no token" in said
+        assert "ray.token_auth=false" in said
+        assert connect(address, owner, token_auth=False) == "connected"
+
+
+def test_a_cluster_with_a_token_lets_in_who_has_it(owner):
+    known = owner | {"RAY_AUTH_TOKEN": TOKEN}
+    with cluster(known | {"RAY_AUTH_MODE": "token"}) as address:
+        assert connect(address, known) == "connected"
+        said = connect(address, owner | {"RAY_AUTH_TOKEN": TOKEN[::-1]})
+        assert "the cluster does not take our token. `ray get-auth-token" in said
