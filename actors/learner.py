@@ -86,7 +86,7 @@ class LearnerRank:
             address,
             port,
             learner.num_ranks,
-            is_master=self.meeting is not None,
+            is_master=self.rank == 0,
             timeout=timedelta(seconds=learner.start_timeout_s),
             master_listen_fd=self.meeting.detach() if self.meeting else None,
         )

@@ -1,7 +1,6 @@
 """DeepSpeed learner groups of every shape: the same batches give the same training."""
 
 import asyncio
-import json
 import random
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from refusals import drop, overflowing, overflowing_sum, refused
 from safetensors.torch import load_file
 
 from actors.checkpointing import Checkpointer
@@ -18,6 +18,7 @@ from rlpost.batching import BatchPlan, Sample, build_batches
 from rlpost.checkpoint import CheckpointStore
 from rlpost.config import load
 from rlpost.errors import CheckpointError, GuardError
+from rlpost.guards import Guards
 from rlpost.learning import training_phase
 from rlpost.manifest import Manifest
 from rlpost.metrics import Metrics
@@ -126,6 +127,8 @@ async def curves_of(ranks, cpus, folder, variants, disk):
                 await learner.load(folder, replace(phase, learning_rate=0.0), 300.0)
                 found["gradients", name] = await gradients(learner, ranks)
                 found["refused", name] = await refusals(learner, config, folder, phase)
+            if name == SHAPES[0]:
+                found["dropout"] = await with_dropout(learner, folder, phase)
             await learner.load(folder, phase, 300.0)
             # On this disk, and on one to which files are uploaded.
             protocol = "" if ranks == 2 else "shelf://"
@@ -215,38 +218,24 @@ def batches_of(step, ranks):
     return build_batches(samples(step), plan, step)
 
 
-def overflowing(rank):
-    """Let the gradient of a finite loss overflow on its way back through the model."""
-    norm = rank.policy.get_decoder().norm
-    norm.register_full_backward_hook(lambda _, grads, __: tuple(g * torch.inf for g in grads))
-
-
-def overflowing_sum(rank):
-    """Spoil a gradient after it was looked at, as the sum over ranks may."""
-    next(iter(rank.engine.module.parameters())).register_hook(lambda g: g * torch.inf)
+async def with_dropout(learner, folder, phase):
+    """Return the metrics of a step whose two forward passes of the same weights differ."""
+    await learner.load(folder, phase, 300.0)
+    await learner.actors[0].handle.__ray_call__.remote(drop)
+    return (await learner.update(build_batches(samples(1), cut(1), 1), 1)).values()
 
 
 async def refusals(learner, config, folder, phase):
-    """Return what each kind of NaN or infinity is refused with, and the weights after it."""
-    last, found = learner.actors[-1].handle, {}
+    """Return what each kind of NaN or infinity is refused with."""
     poisoned = samples(1)
     poisoned[3] = replace(poisoned[3], advantage=float("nan"))
-    kinds = {"loss": (poisoned, None), "gradient": (samples(1), overflowing)}
-    kinds["sum"] = (samples(1), overflowing_sum)
-    for kind, (batch, spoil) in kinds.items():
+    plan = replace(cut(learner.num_ranks), num_minibatches=1)
+    good, bad = (build_batches(batch, plan, 1) for batch in (samples(1), poisoned))
+    kinds = {"loss": (bad, None), "gradient": (good, overflowing), "sum": (good, overflowing_sum)}
+    found = {}
+    for kind, (batches, spoil) in kinds.items():
         await learner.load(folder, phase, 300.0)
-        if spoil is not None:
-            await last.__ray_call__.remote(spoil)
-        plan = replace(cut(learner.num_ranks), num_minibatches=1)
-        with pytest.raises(GuardError) as caught:
-            await learner.update(build_batches(batch, plan, 1), 7)
-        await learner.export(folder.parent / "export")
-        weights = load_file(folder.parent / "export" / "model.safetensors")
-        written = sorted((Path(config.run_dir) / "nonfinite").glob("step_000007-*"))
-        rows = [json.loads(line) for path in written for line in path.read_text().splitlines()]
-        for path in written:
-            path.unlink()
-        found[kind] = str(caught.value), weights, [path.name for path in written], rows
+        found[kind] = await refused(learner, batches, spoil, Path(config.run_dir))
     return found
 
 
@@ -342,6 +331,15 @@ def test_a_full_disk_is_told_and_leaves_the_newest_checkpoint_whole(curves):
     assert all("resume=auto" in text for text in said)
     assert steps == [1, 2]
     assert newest == 2
+
+
+def test_ratios_that_are_not_one_to_begin_with_are_seen_and_stop_a_run(curves):
+    for shape in SHAPES:
+        assert max(v["policy/first_ratio_gap"] for v in curves[shape][0]) < 1e-5, shape
+    guards = Guards(load("quickstart"))
+    guards.look(1, {"reward/mean": 0.5, **curves["dropout"]})
+    with pytest.raises(GuardError, match=r"step 1: guard first_ratio: .* as with dropout"):
+        guards.enforce()
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
