@@ -24,6 +24,7 @@ _EPILOG = """examples:
   rlpost compare recipe=quickstart objectives=[clip,mhpo,mhpo:dhp=false] seeds=3 out=runs/study
   rlpost plan recipe=gsm8k_8gpu plan.node_cpus=96 plan.node_gpus=8
   rlpost simulate from=runs/NAME rollout.num_workers=64 mode=async
+  rlpost submit recipe=gsm8k_8gpu cluster=kuberay cluster.image=my/rlpost:1.0 out=kube
   rlpost objective plot mhpo clip holder mhpo:dhp=false out=pictures
   rlpost doctor
 
@@ -40,6 +41,7 @@ _COMMANDS = {
     "compare": "train with several objectives and seeds, and write a page that compares them",
     "plan": "say what a job will do and need, and warn, before anything starts",
     "simulate": "run the real controller on a modelled cluster: recipe=... or from=RUN_DIRECTORY",
+    "submit": "write a recipe as KubeRay's RayJob into out=FOLDER; it only renders, you apply it",
     "objective": "draw objectives: plot NAME[:field=value]... [out=FOLDER]",
     "doctor": "say what this machine can run, and what is wrong with a remedy",
 }
@@ -160,7 +162,14 @@ def _complete(words: list[str]) -> int:
         if not before:
             sys.stdout.write(" ".join(name for name in _COMMANDS if name.startswith(typing)) + "\n")
             return 0
-        skipped = {"train": 1, "warmstart": 1, "plan": 1, "simulate": 1, "eval": 2}.get(before[0])
+        skipped = {
+            "train": 1,
+            "warmstart": 1,
+            "plan": 1,
+            "simulate": 1,
+            "submit": 1,
+            "eval": 2,
+        }.get(before[0])
         if skipped is None or len(before) < skipped:
             return 0  # the shell then completes file names
         os.environ["COMP_LINE"] = " ".join(["rlpost", *before[skipped:], typing])
@@ -218,6 +227,12 @@ def _simulate(words: list[str]) -> int:
     return simulate(words)
 
 
+def _submit(words: list[str]) -> int:
+    from rlpost.cluster.command import main as submit
+
+    return submit(words)
+
+
 def _objective(words: list[str]) -> int:
     folder, names = ".", []
     for word in words[1:]:
@@ -252,6 +267,7 @@ _RUN: dict[str, Callable[[list[str]], int]] = {
     "compare": _compare,
     "plan": _plan,
     "simulate": _simulate,
+    "submit": _submit,
     "objective": _objective,
     "doctor": _doctor,
 }

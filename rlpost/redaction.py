@@ -21,12 +21,17 @@ _SECRET_FIELD = re.compile(
 _PLACE = re.compile(r"_(?:PATH|FILE|DIR|URL)$", re.IGNORECASE)
 
 
+def is_secret_name(name: str) -> bool:
+    """Say whether a variable of this name holds a secret, and not the place of one."""
+    return bool(_SECRET_VARIABLE.search(name)) and not _PLACE.search(name)
+
+
 def secrets_of(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the variables whose names say that they are secrets, the longest values first."""
     found = {
         name: value
         for name, value in (os.environ if environment is None else environment).items()
-        if _SECRET_VARIABLE.search(name) and not _PLACE.search(name) and len(value) >= _MIN_LENGTH
+        if is_secret_name(name) and len(value) >= _MIN_LENGTH
     }
     return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))
 

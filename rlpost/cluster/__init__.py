@@ -1,0 +1,1 @@
+"""A recipe as the objects that a Kubernetes cluster runs it from."""

@@ -1,0 +1,135 @@
+"""The worker groups of a run: its actors, packed into pods that are all alike within a group."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from rlpost.choices import WeightBackend
+from rlpost.cluster.settings import ClusterConfig
+from rlpost.errors import ConfigError
+from rlpost.schema import RunConfig
+from rlpost.seats import Seat, seats
+from rlpost.simulation.rates import PREFIX
+
+_ROLES = ("learner", "rollout", "reference", "reward")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Pods of one kind, and what each of them asks for.
+
+    `ray_cpus` is what a pod tells Ray that it has; Ray reserves these and limits nothing.
+    """
+
+    name: str
+    pods: int
+    min_pods: int
+    max_pods: int
+    num_cpus: int
+    num_gpus: int
+    ray_cpus: int
+    memory_gib: int
+
+    @property
+    def grows(self) -> bool:
+        """Whether the autoscaler may change the number of pods."""
+        return self.min_pods != self.max_pods
+
+
+def worker_groups(config: RunConfig, cluster: ClusterConfig) -> list[Group]:
+    """Return the groups that hold a run's actors: learner, rollout, reference with a GPU, cpu.
+
+    Raises:
+        ConfigError: an actor is larger than a pod may be, or bounds contradict the recipe.
+    """
+    if config.weights.backend is WeightBackend.ipc:
+        raise ConfigError(
+            "weights.backend=ipc shares a GPU between learner and engine, and here they are in "
+            "pods of their own: use weights.backend=auto"
+        )
+    placed = seats(config, _ROLES)
+    members: dict[str, list[Seat]] = {}
+    for seat in placed:
+        helper = seat.role == "reward" or (seat.role == "reference" and not seat.num_gpus)
+        members.setdefault("cpu" if helper else seat.role, []).append(seat)
+    per_gpu = max((seat.num_cpus / seat.num_gpus for seat in placed if seat.num_gpus), default=0.0)
+    return [_group(name, found, cluster, per_gpu) for name, found in members.items()]
+
+
+def _group(name: str, members: Sequence[Seat], cluster: ClusterConfig, per_gpu: float) -> Group:
+    most = (name == "rollout" and cluster.rollout_per_pod) or len(members)
+    pods = _packed(members, most, cluster)
+    num_cpus = max(ceil(_cpus(pod) - 1e-6) for pod in pods)
+    num_gpus = max(ceil(_gpus(pod) - 1e-6) for pod in pods)
+    memory = max(_cpus(p) * cluster.gib_per_cpu + _gpus(p) * cluster.gib_per_gpu for p in pods)
+    low, high = len(pods), len(pods)
+    if name == "rollout":
+        low, high = _bounds(len(pods), cluster)
+    return Group(
+        name=name,
+        pods=low,
+        min_pods=low,
+        max_pods=high,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        # Ray packs by resources, not by group: an actor with GPUs must fit beside any GPU.
+        ray_cpus=max(num_cpus, ceil(num_gpus * per_gpu - 1e-6)),
+        memory_gib=ceil(memory) + cluster.shm_gib,
+    )
+
+
+def _packed(members: Sequence[Seat], most: int, cluster: ClusterConfig) -> list[list[Seat]]:
+    """Return each pod's actors: first fit, and evenly where the actors are all alike."""
+    pods: list[list[Seat]] = []
+    for seat in members:
+        for name, limit in (("cpus", cluster.pod_cpus), ("gpus", cluster.pod_gpus)):
+            asked = getattr(seat, f"num_{name}")
+            if asked > limit:
+                raise ConfigError(
+                    f"{seat.role}.num_{name}={asked:g} of one actor is more than "
+                    f"{PREFIX}pod_{name}={limit}, the most that a pod may have: lower it, or "
+                    f"raise {PREFIX}pod_{name} to what a node can give"
+                )
+        fitting = (pod for pod in pods if len(pod) < most and _fits([*pod, seat], cluster))
+        pod = next(fitting, None)
+        if pod is None:
+            pods.append([seat])
+        else:
+            pod.append(seat)
+    if len({(seat.num_cpus, seat.num_gpus) for seat in members}) == 1:
+        size = ceil(len(members) / len(pods))
+        pods = [list(members[i : i + size]) for i in range(0, len(members), size)]
+    return pods
+
+
+def _fits(pod: Sequence[Seat], cluster: ClusterConfig) -> bool:
+    return _cpus(pod) <= cluster.pod_cpus + 1e-6 and _gpus(pod) <= cluster.pod_gpus + 1e-6
+
+
+def _cpus(pod: Sequence[Seat]) -> float:
+    return sum(seat.num_cpus for seat in pod)
+
+
+def _gpus(pod: Sequence[Seat]) -> float:
+    return sum(seat.num_gpus for seat in pod)
+
+
+def _bounds(needed: int, cluster: ClusterConfig) -> tuple[int, int]:
+    low = cluster.rollout_min_pods or needed
+    high = cluster.rollout_max_pods or max(low, needed)
+    if low < needed:
+        raise ConfigError(
+            f"{PREFIX}rollout_min_pods={low} must be at least {needed}, the pods of "
+            "rollout.num_workers: a run reserves all its actors at once; ask for fewer workers"
+        )
+    if high < low:
+        raise ConfigError(
+            f"{PREFIX}rollout_max_pods={high} must be at least {low}, the pods that the run starts "
+            "with: raise it, or leave it out"
+        )
+    if high > low and cluster.queue:
+        raise ConfigError(
+            f"{PREFIX}queue={cluster.queue} with {PREFIX}rollout_max_pods={high}, above the {low} "
+            "that the run starts with: Kueue admits a RayJob of fixed size: leave one of them out"
+        )
+    return low, high

@@ -1,0 +1,214 @@
+"""The Kubernetes objects of a run: a RayJob, its volume claim, network policy and budget."""
+
+import re
+import shlex
+from collections.abc import Sequence
+
+from rlpost.cluster.groups import Group, worker_groups
+from rlpost.cluster.pods import (
+    PART_LABEL,
+    SUBMITTER,
+    Values,
+    claim_name,
+    container_security,
+    labels,
+    ray_pod,
+    submitter_pod,
+    template,
+)
+from rlpost.cluster.settings import ClusterConfig, listed
+from rlpost.errors import ConfigError
+from rlpost.redaction import redacted_word
+from rlpost.schema import RunConfig
+from rlpost.simulation.rates import PREFIX
+
+_DASHBOARD_PORT = 8265
+_KUBERNETES_PORT = 6443
+_OURS = ("run_dir", "resume", "ray.address", "ray.token_auth")
+_PLAIN = re.compile(r"[\w@%+=:,./\[\]-]+", re.ASCII)
+
+
+def render(
+    config: RunConfig, cluster: ClusterConfig, overrides: Sequence[str]
+) -> dict[str, Values]:
+    """Return the objects by the file that each is written to.
+
+    Raises:
+        ConfigError: an actor does not fit a pod, or nothing would outlive the pods.
+    """
+    if not claim_name(cluster) and "://" not in (config.checkpoint.url or ""):
+        raise ConfigError(
+            f"{PREFIX}storage_gib=0 leaves checkpoints on disks that go with their pods: set "
+            f"checkpoint.url to an object store, or {PREFIX}claim to a volume claim"
+        )
+    groups = worker_groups(config, cluster)
+    grows = any(group.grows for group in groups)
+    found = {
+        "rayjob.yaml": _ray_job(cluster, groups, entrypoint(cluster, overrides)),
+        "network-policy.yaml": _network_policy(cluster, grows=grows),
+        "disruption-budget.yaml": _disruption_budget(cluster, groups),
+    }
+    if claim_name(cluster) and not cluster.claim:
+        found["volume-claim.yaml"] = _volume_claim(cluster)
+    return found
+
+
+def settled(cluster: ClusterConfig) -> list[str]:
+    """Return the overrides that the cluster decides."""
+    return [f"run_dir={cluster.mount}/runs/{cluster.name}", "resume=auto", "ray.address=auto"]
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse what the cluster decides, what is a secret, and what two shells would change.
+
+    Raises:
+        ConfigError: for the first such word.
+    """
+    for word in overrides:
+        name = word.partition("=")[0].lstrip("+~")
+        if name in _OURS:
+            raise ConfigError(
+                f"{name} is decided by the cluster and cannot be set here: run_dir follows "
+                f"{PREFIX}mount and {PREFIX}name, leave it out"
+            )
+        if redacted_word(word) != word:
+            raise ConfigError(
+                f"{name} holds a secret, and what is rendered is a file: let a recipe in the image "
+                f"say ${{oc.env:NAME}}, and set {PREFIX}secret_env.NAME=SECRET/KEY"
+            )
+        if not _PLAIN.fullmatch(word):
+            raise ConfigError(
+                f"{word}: letters, digits and @%+=:,./[]_- reach the job unchanged, others pass "
+                "through shells: put this value into a recipe in the image"
+            )
+
+
+def entrypoint(cluster: ClusterConfig, overrides: Sequence[str]) -> str:
+    """Return the command that the head runs."""
+    return shlex.join(["rlpost", "train", *overrides, *settled(cluster)])
+
+
+def _ray_job(cluster: ClusterConfig, groups: Sequence[Group], command: str) -> Values:
+    metadata = _metadata(cluster, cluster.name)
+    if cluster.queue:
+        metadata["labels"] |= {"kueue.x-k8s.io/queue-name": cluster.queue}
+    deadline = {"activeDeadlineSeconds": cluster.deadline_s} if cluster.deadline_s else {}
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayJob",
+        "metadata": metadata,
+        "spec": {
+            "entrypoint": command,
+            "submissionMode": "K8sJobMode",
+            "backoffLimit": cluster.backoff_limit,
+            "shutdownAfterJobFinishes": True,
+            "ttlSecondsAfterFinished": cluster.keep_s,
+            **deadline,
+            "submitterPodTemplate": template(cluster, SUBMITTER, submitter_pod(cluster)),
+            "rayClusterSpec": _ray_cluster(cluster, groups),
+        },
+    }
+
+
+def _ray_cluster(cluster: ClusterConfig, groups: Sequence[Group]) -> Values:
+    grows = any(group.grows for group in groups)
+    object_store = {"object-store-memory": str(cluster.shm_gib * 2**29)}
+    head_pod = ray_pod(cluster, None, talks_to_kubernetes=grows)
+    autoscaling: Values = {"enableInTreeAutoscaling": grows}
+    if grows:
+        amounts = {"cpu": "500m", "memory": "1Gi"}
+        autoscaling["autoscalerOptions"] = {
+            "version": "v2",
+            "idleTimeoutSeconds": 600,
+            "resources": {"requests": amounts, "limits": dict(amounts)},
+            "securityContext": container_security(),
+        }
+        head_pod["restartPolicy"] = "Never"  # what the autoscaler's second version asks for
+    return {
+        "rayVersion": cluster.ray_version,
+        "authOptions": {"mode": "token", "secretName": cluster.token_secret},
+        **autoscaling,
+        "headGroupSpec": {
+            # No actor on the head: its death ends the run, and it needs no GPU node.
+            "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0"} | object_store,  # noqa: S104
+            "template": template(cluster, "head", head_pod),
+        },
+        "workerGroupSpecs": [_worker_group(cluster, group, object_store) for group in groups],
+    }
+
+
+def _worker_group(cluster: ClusterConfig, group: Group, object_store: Values) -> Values:
+    start = {"num-cpus": str(group.ray_cpus), "num-gpus": str(group.num_gpus)} | object_store
+    pod = ray_pod(cluster, group, talks_to_kubernetes=False)
+    if group.grows:
+        pod["restartPolicy"] = "Never"
+    return {
+        "groupName": group.name,
+        "replicas": group.pods,
+        "minReplicas": group.min_pods,
+        "maxReplicas": group.max_pods,
+        "rayStartParams": start,
+        "template": template(cluster, group.name, pod),
+    }
+
+
+def _network_policy(cluster: ClusterConfig, *, grows: bool) -> Values:
+    """Return who may speak: the run's own pods, KubeRay to the dashboard, names, some ports out."""
+    own = {"podSelector": {"matchLabels": labels(cluster)}}
+    operator = {
+        "namespaceSelector": {
+            "matchLabels": {"kubernetes.io/metadata.name": cluster.operator_namespace}
+        },
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}},
+    }
+    ports = [int(port) for port in listed(cluster.egress_ports)]
+    if grows:
+        ports += [port for port in (443, _KUBERNETES_PORT) if port not in ports]
+    names = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
+    egress: list[Values] = [{"to": [own]}, {"ports": names}]
+    if ports:
+        egress.append({"ports": [{"protocol": "TCP", "port": port} for port in ports]})
+    dashboard = [{"protocol": "TCP", "port": _DASHBOARD_PORT}]
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": _metadata(cluster, cluster.name),
+        "spec": {
+            "podSelector": {"matchLabels": labels(cluster)},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [own]}, {"from": [operator], "ports": dashboard}],
+            "egress": egress,
+        },
+    }
+
+
+def _disruption_budget(cluster: ClusterConfig, groups: Sequence[Group]) -> Values:
+    """Return that no pod may be evicted: for pods of a RayCluster a number that stays is needed."""
+    others = {"key": PART_LABEL, "operator": "NotIn", "values": [SUBMITTER]}
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": _metadata(cluster, cluster.name),
+        "spec": {
+            "minAvailable": 1 + sum(group.max_pods for group in groups),
+            "selector": {"matchLabels": labels(cluster), "matchExpressions": [others]},
+        },
+    }
+
+
+def _volume_claim(cluster: ClusterConfig) -> Values:
+    storage_class = {"storageClassName": cluster.storage_class} if cluster.storage_class else {}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": _metadata(cluster, claim_name(cluster)),
+        "spec": {
+            "accessModes": ["ReadWriteMany"],  # all pods write into the run directory
+            **storage_class,
+            "resources": {"requests": {"storage": f"{cluster.storage_gib}Gi"}},
+        },
+    }
+
+
+def _metadata(cluster: ClusterConfig, name: str) -> Values:
+    return {"name": name, "namespace": cluster.namespace, "labels": labels(cluster)}
