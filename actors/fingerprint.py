@@ -1,6 +1,7 @@
 """A number that changes when any element of a tensor changes or moves; equal on CPU and GPU."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from hashlib import blake2b
 
 import torch
 from torch import Tensor
@@ -14,23 +15,22 @@ _ROWS_AT_ONCE = {"cpu": 32, "cuda": 2**13}  # what stays in a CPU's cache; what 
 def fingerprint(tensor: Tensor) -> int:
     """Return a 64-bit fingerprint of a tensor's bytes, shape left out.
 
-    The bytes, followed by zeros to whole rows, are read as int64 words. The words' lower and upper
-    halves are summed by rows and by columns, and these sums are weighted by position with odd
-    numbers. All is exact modulo 2**64, hence independent of the order of summation, the device
-    and the number of threads; halves leave room above, so that no bit is lost when elements swap
-    places.
+    The bytes, read as int64 words in rows of 4096, are summed by rows and by columns, and the list
+    of all sums is hashed. A word that changes alters the sum of its row, two words that change
+    places those of their rows or of their columns, whatever the words are. The sums are modulo
+    2**64, hence independent of the order of summation, the device and the number of threads.
     """
     flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
     at_once = _ROW_BYTES * _ROWS_AT_ONCE.get(flat.device.type, _ROWS_AT_ONCE["cuda"])
-    rows: list[Tensor] = []
-    columns = torch.zeros(2, _ROW_BYTES // 8, dtype=torch.int64, device=flat.device)
+    sums: list[Tensor] = []
+    columns = torch.zeros(_ROW_BYTES // 8, dtype=torch.int64, device=flat.device)
     for part in flat.split(at_once):
         words = _words(part)
-        uppers = words >> 32
-        rows.append(torch.stack([words.sum(1), uppers.sum(1)]))
-        columns += torch.stack([words.sum(0), uppers.sum(0)])
-    sums = [*torch.cat(rows, 1), *columns]
-    return sum(_weighted(both) * 31**n for n, both in enumerate(_halves(sums))) % 2**64
+        sums.append(words.sum(1))
+        columns += words.sum(0)
+    digest = blake2b(torch.cat([*sums, columns]).cpu().numpy().tobytes(), digest_size=8)
+    digest.update(flat.numel().to_bytes(8))
+    return int.from_bytes(digest.digest())
 
 
 def _words(part: Tensor) -> Tensor:
@@ -41,19 +41,6 @@ def _words(part: Tensor) -> Tensor:
         copy[: part.numel()] = part
         part = copy
     return part.view(torch.int64).view(-1, _ROW_BYTES // 8)
-
-
-def _halves(sums: list[Tensor]) -> Iterator[Tensor]:
-    """Yield the sums of lower and of upper halves, from those of words and of upper halves."""
-    for whole, upper in zip(sums[::2], sums[1::2], strict=True):
-        yield whole - (upper << 32)
-        yield upper
-
-
-def _weighted(sums: Tensor) -> int:
-    """Return sum_i (2i + 1) * sums_i modulo 2**64."""
-    odd = torch.arange(sums.numel(), device=sums.device, dtype=torch.int64) * 2 + 1
-    return int((sums * odd).sum().item())
 
 
 def check_arrival(weights: str, sent: Mapping[str, int], arrived: Mapping[str, int]) -> None:
