@@ -7,13 +7,11 @@ learner's own, which must act before the optimiser does, are in `rlpost.finite`.
 
 import logging
 import math
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from statistics import linear_regression, median
 
 from rlpost.choices import Action, Advantage, Dtype
+from rlpost.disks import free_gib, low_disk
 from rlpost.errors import GuardError
 from rlpost.journal import Journal
 from rlpost.schema import RunConfig
@@ -22,10 +20,8 @@ from rlpost.types import Prompt, Trajectory, Verdict
 log = logging.getLogger(__name__)
 
 Guard = Callable[[Journal, RunConfig], str | None]
-_GIB = 2**30
 _SURE = 4.0  # standard errors that a fall of the reward must exceed
 _DRIFT_FLOOR = 0.02  # nats a token: below it no trend matters
-_CHECKPOINTS = 1.5  # times the newest checkpoint that must fit on the disk
 
 
 def check_rewards(
@@ -104,17 +100,28 @@ def _logprob_gap(journal: Journal, config: RunConfig) -> str | None:
 
 
 def _logprob_drift(journal: Journal, config: RunConfig) -> str | None:
-    half = config.guards.window // 2
+    half, factor = max(1, config.guards.window // 2), config.guards.max_logprob_drift
+    remedy = (
+        "samples come from policies ever farther from the one trained; lower max_staleness or "
+        "learner.learning_rate, or add a correction (correction.kind=tis)"
+    )
     for name in ("mismatch/logprob_gap_mean", "staleness/logprob_gap_mean"):
+        now = journal.now(name)
+        if now is not None and not math.isfinite(now):
+            return f"{name} is {now}: a logprob that is no number is far from any; {remedy}"
         values = journal.last(name, 2 * half)
-        before, after = median(values[:half] or [0.0]), median(values[half:] or [0.0])
-        if after > max(_DRIFT_FLOOR, config.guards.max_logprob_drift * before):
-            return (
-                f"{name} rose from {before:.3g} to {after:.3g} (medians of {half} steps each), by "
-                f"more than guards.max_logprob_drift={config.guards.max_logprob_drift:g} times: "
-                "samples come from policies ever farther from the one trained; lower "
-                "max_staleness or learner.learning_rate, or add a correction (correction.kind=tis)"
-            )
+        if not values:
+            continue
+        # Against the half before, a jump shows; against the run's beginning, a slow rise.
+        after = median(values[half:])
+        earlier = {"the steps before": values[:half], "the first steps": journal.early[name][:half]}
+        for which, levels in earlier.items():
+            if after > max(_DRIFT_FLOOR, factor * median(levels)):
+                return (
+                    f"{name} rose from {median(levels):.3g} in {which} to {after:.3g} (medians of "
+                    f"{half} steps each), by more than guards.max_logprob_drift={factor:g} times: "
+                    f"{remedy}"
+                )
     return None
 
 
@@ -165,6 +172,8 @@ def _reward_collapse(journal: Journal, config: RunConfig) -> str | None:
     if not recent:
         return None
     best, spread = journal.best["reward/mean"], journal.best.get("reward/std", 0.0)
+    if not math.isfinite(spread):
+        return None  # that of a single reward: nothing says how far chance goes
     floor = min(journal.low["reward/mean"], 0.0)
     mean = sum(recent) / len(recent)
     error = spread / math.sqrt(config.prompts_per_step * config.group_size)
@@ -181,7 +190,7 @@ def _reward_collapse(journal: Journal, config: RunConfig) -> str | None:
 def _entropy_collapse(journal: Journal, config: RunConfig) -> str | None:
     steps, limit = config.guards.steps, config.guards.min_entropy
     entropies, rewards = journal.last("policy/entropy", steps), journal.last("reward/mean", steps)
-    if not entropies or max(entropies) >= limit:
+    if not entropies or not rewards or max(entropies) >= limit:
         return None
     if sum(rewards) / len(rewards) >= 0.9 * config.eval.success_reward:
         return None  # sure and right is what training is for
@@ -232,31 +241,6 @@ def _slope_mib(gib: Sequence[float]) -> float:
     return linear_regression(range(len(gib)), gib).slope * 1024
 
 
-def _low_disk(journal: Journal, config: RunConfig) -> str | None:
-    free = journal.now("disk/free_gib")
-    newest = _newest_checkpoint_gib(Path(config.run_dir))
-    limit = max(config.guards.min_free_gib, _CHECKPOINTS * newest)
-    if free is None or free >= limit:
-        return None
-    return (
-        f"{free:.2f} GiB are free on the disk of run_dir={config.run_dir}, less than {limit:.2f} "
-        f"GiB (guards.min_free_gib, or {_CHECKPOINTS:g} times the newest checkpoint): make room, "
-        "lower checkpoint.keep, or set tracking.rollouts_every higher; then resume"
-    )
-
-
-def _newest_checkpoint_gib(run_dir: Path) -> float:
-    newest = max(run_dir.glob("checkpoints/step_*"), default=None)
-    if newest is None:
-        return 0.0
-    return _size_gib(newest)
-
-
-@cache
-def _size_gib(folder: Path) -> float:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / _GIB
-
-
 GUARDS: dict[str, Guard] = {
     "first_ratio": _first_ratio,
     "logprob_gap": _logprob_gap,
@@ -267,7 +251,7 @@ GUARDS: dict[str, Guard] = {
     "entropy_collapse": _entropy_collapse,
     "truncation": _truncation,
     "memory_growth": _memory_growth,
-    "low_disk": _low_disk,
+    "low_disk": low_disk,
 }
 """Looked at after every step, in this order; `guards.<name>` says what each does."""
 
@@ -305,7 +289,7 @@ class Guards:
 
     def look(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
         """Look at a step's metrics; return those to record beside them."""
-        measured = {"disk/free_gib": _free_gib(Path(self.config.run_dir))}
+        measured = free_gib(self.config)
         self.journal.add({**values, **measured})
         for name, guard in GUARDS.items():
             if self._action(name) is not Action.none:
@@ -343,9 +327,3 @@ class Guards:
 
     def _action(self, name: str) -> Action:
         return getattr(self.config.guards, name)
-
-
-def _free_gib(folder: Path) -> float:
-    while not folder.exists():
-        folder = folder.absolute().parent
-    return shutil.disk_usage(folder).free / _GIB

@@ -5,9 +5,12 @@ What a learner rank refuses is in tests/integration/test_learner.py.
 
 import asyncio
 import logging
+import math
 import random
 import re
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from test_staleness import Engine, Learner, Prompts, Record
@@ -110,7 +113,7 @@ CASES = {
     "logprob_drift": (
         ["mode=async", "old_logprobs=behavior", "guards.window=10"],
         {"said": lambda step: {"staleness/logprob_gap_mean": 0.01 * 1.3**step}},
-        r"staleness/logprob_gap_mean rose from .* to .*guards\.max_logprob_drift=3 .*max_staleness",
+        r"rose from .* in the steps before to .*guards\.max_logprob_drift=3 .*max_staleness",
     ),
     "constant_verifier": (
         [],
@@ -187,6 +190,30 @@ def test_cut_off_responses_are_told(caplog):
     assert [line.get("guards/truncation") for line in values[4:]] == [None, 1, 2, 3]
 
 
+def test_a_drift_too_slow_for_a_window_is_seen_against_the_first_steps(caplog):
+    gaps = lambda step: {"staleness/logprob_gap_mean": 0.01 * 1.06**step}  # noqa: E731
+    run(40, "mode=async", "old_logprobs=behavior", "guards.window=10", said=gaps)
+    [warning] = told(caplog, "logprob_drift")
+    assert re.search(r"step 24: .* rose from 0\.0119 in the first steps to 0\.036 ", warning)
+
+
+def test_a_gap_that_is_no_number_is_told(caplog):
+    gaps = lambda step: {"mismatch/logprob_gap_mean": math.nan if step == 3 else 1e-6}  # noqa: E731
+    run(4, "guards.logprob_gap=none", said=gaps)
+    assert "mismatch/logprob_gap_mean is nan" in told(caplog, "logprob_drift")[0]
+
+
+def test_rewards_that_are_no_numbers_break_no_guard(caplog):
+    """As a journal may hold that an older run has left; what follows is judged by itself."""
+    guards = Guards(load("quickstart"))
+    for step in range(1, 8):
+        guards.look(step, {"reward/mean": math.nan, "reward/std": math.nan})
+    for step in range(8, 16):
+        mean = 0.75 if step == 8 else 0.01
+        guards.look(step, {"reward/mean": mean, "reward/std": 0.4, "policy/entropy": 1.0})
+    assert told(caplog, "reward_collapse")[0].startswith("step 12: ")
+
+
 def test_a_guard_warns_again_after_it_had_fallen_silent(caplog):
     caplog.set_level(logging.INFO)
     gaps = lambda step: {"mismatch/logprob_gap_mean": 0.01 if step % 4 < 2 else 0.0}  # noqa: E731
@@ -209,6 +236,19 @@ def test_a_full_disk_asks_for_a_checkpoint_first():
     assert "guards.low_disk=checkpoint stops it after a checkpoint" in str(guards.ending)
     assert values[-1]["guards/low_disk"] == 2
     guards.enforce()  # the run goes on until the checkpoint is written
+
+
+def test_the_disk_of_checkpoints_elsewhere_is_watched_too(tmp_path):
+    """The newest checkpoint is larger than any disk, in a file that takes no room."""
+    with TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        assert Path(elsewhere).stat().st_dev != tmp_path.stat().st_dev
+        Path(elsewhere, "step_000001").mkdir()
+        with Path(elsewhere, "step_000001", "weights").open("wb") as file:
+            file.truncate(2**50)
+        url = f"checkpoint.url=file://{elsewhere}"
+        values, guards = run(1, f"run_dir={tmp_path}", "guards.min_free_gib=0", url)
+    assert f"on the disk of checkpoint.url=file://{elsewhere}, less than" in str(guards.ending)
+    assert values[-1]["disk/checkpoint_free_gib"] != values[-1]["disk/free_gib"]
 
 
 def test_a_run_that_goes_well_fires_nothing(caplog):
