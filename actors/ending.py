@@ -1,4 +1,4 @@
-"""Ends a run on SIGINT or SIGTERM, whatever the main thread is busy with."""
+"""Ends a run on SIGINT or SIGTERM, whatever the main thread is busy with; SIGUSR1 can wait."""
 
 import contextlib
 import os
@@ -11,6 +11,8 @@ from typing import Self
 
 import psutil
 
+from rlpost.errors import StoppedError
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LIMIT_S = 7.0  # for all that the run has started to end; then it is killed
 
@@ -20,18 +22,21 @@ class Ending:
 
     Use: `with Ending() as ending:` around all that is to be ended. Until `cancels(...)` has told
     it how to end the run in order, there is nothing to lose, and a signal kills at once. `signal`
-    names the one that came.
+    names the one that came. With `stoppable`, SIGUSR1 does not end but asks for an end:
+    `stopped` is then what to raise once a checkpoint is written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, stoppable: bool = False) -> None:
         self.signal: str | None = None
+        self.stopped: StoppedError | None = None
+        self._taken = (*_SIGNALS, signal.SIGUSR1) if stoppable else _SIGNALS
         self._cancel: Callable[[], object] | None = None
         self._over = threading.Event()
 
     def __enter__(self) -> Self:
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
-        self._handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._handlers = {number: signal.getsignal(number) for number in self._taken}
         self._take_signals()
         self._wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, name="ending", daemon=True).start()
@@ -50,7 +55,7 @@ class Ending:
         self._cancel = cancel
 
     def _take_signals(self) -> None:
-        for number in _SIGNALS:
+        for number in self._taken:
             signal.signal(number, lambda *_: None)
 
     def _watch(self) -> None:
@@ -59,6 +64,14 @@ class Ending:
                 if byte[0] in _SIGNALS:
                     self._end(signal.Signals(byte[0]).name)
                     return
+                if byte[0] == signal.SIGUSR1 and self.stopped is None:
+                    self._stop()
+
+    def _stop(self) -> None:
+        sys.stderr.write("\nSIGUSR1: this step, a checkpoint, and then the end\n")
+        self.stopped = StoppedError(
+            "stopped by SIGUSR1 before the last step, after a checkpoint: continue with resume=auto"
+        )
 
     def _end(self, name: str) -> None:
         self.signal = name

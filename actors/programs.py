@@ -29,11 +29,13 @@ STARTING = "starting Ray, vLLM, DeepSpeed and the verifiers: a minute or two on 
 
 
 def _on_ray(
-    config: RunConfig, program: Callable[[RunConfig, Awaitable[Workshop]], Awaitable[None]]
+    config: RunConfig,
+    program: Callable[[RunConfig, Awaitable[Workshop]], Awaitable[None]],
+    watch: Ending | None = None,
 ) -> int:
     """Run a program on Ray and return the exit code; task and model are prepared meanwhile."""
     log.info(STARTING)
-    with Ending() as ending, ThreadPoolExecutor(1) as pool:
+    with watch or Ending() as ending, ThreadPoolExecutor(1) as pool:
         preparing = pool.submit(Workshop, config)
         return run(config, ending, lambda: program(config, asyncio.wrap_future(preparing)))
 
@@ -46,14 +48,19 @@ def train(config: RunConfig) -> int:
         log.info("finished already: all %d steps are done", config.steps)
         log.info("%s", _summary(config, start.history))
         return 0
-    return _on_ray(config, lambda config, preparing: _train(config, preparing, start))
+    ending = Ending(stoppable=True)
+    return _on_ray(
+        config, lambda config, preparing: _train(config, preparing, start, ending), ending
+    )
 
 
-async def _train(config: RunConfig, preparing: Awaitable[Workshop], start: Start) -> None:
+async def _train(
+    config: RunConfig, preparing: Awaitable[Workshop], start: Start, ending: Ending
+) -> None:
     title = f"{config.task.name} with {config.objective.name}"
     async with running(config, TRAINING_ROLES) as cast:
         with Console(total_steps=config.steps, title=title, first_step=start.step) as view:
-            history = await train_with(cast, config, preparing, view, start)
+            history = await train_with(cast, config, preparing, view, start, ending)
             view.message(_summary(config, history))
 
 

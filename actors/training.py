@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from actors.checkpointing import Checkpointer
+from actors.ending import Ending
 from actors.handles import LearnerGroup
 from actors.launch import Cast
 from actors.workshop import Recording, Workshop, as_yaml, asdict_plain
@@ -30,10 +31,15 @@ async def train_with(
     preparing: Awaitable[Workshop],
     view: View,
     start: Start = ANEW,
+    ending: Ending | None = None,
 ) -> list[dict[str, float]]:
     """Run one training on a cast that was made for it, or for a run with the same actors.
 
     Returns each step's metrics, those of step 0 first.
+
+    Raises:
+        GuardError: a guard says that going on is in vain.
+        StoppedError: `ending` has been asked to stop; the checkpoint of the last step is written.
     """
     workshop = await preparing
     tracker = build_tracker(
@@ -54,11 +60,12 @@ async def train_with(
                 history.append(await controller.start())
             for step in range(start.step + 1, config.steps + 1):
                 history.append(await controller.step(step))
-                ending, state = controller.guards.ending, controller.state_dict()
-                await checkpoints.after(step, state, history[-1], now=ending is not None)
-                if ending is not None:
+                early = controller.guards.ending or (ending and ending.stopped)
+                state = controller.state_dict()
+                await checkpoints.after(step, state, history[-1], now=early is not None)
+                if early is not None:
                     await checkpoints.finish()
-                    raise ending
+                    raise early
             if config.checkpoint.export_at_end:
                 await controller.parts.learner.export(workshop.run_dir / "export")
             await checkpoints.finish()

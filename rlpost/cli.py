@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rlpost.errors import ConfigError, DataError, RlpostError
+from rlpost.errors import ConfigError, DataError, RlpostError, StoppedError
 from rlpost.redaction import redact, redacted_word
 from rlpost.schema import RunConfig
 
@@ -48,7 +48,10 @@ _COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 2 for a user's mistake, 1 for a failed run."""
+    """Run a command and return its exit code.
+
+    2 is a user's mistake, 1 a failed run, 75 one to be continued with resume=auto.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     traceback = "--traceback" in words or bool(os.environ.get("RLPOST_TRACEBACK"))
     words = [word for word in words if word != "--traceback"]
@@ -58,12 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if traceback:
             raise
         sys.stderr.write(f"rlpost: {redact(str(error))}\n")
-        return 2 if isinstance(error, ConfigError | DataError) else 1
+        return _exit_code(error)
     except KeyboardInterrupt:
         sys.stderr.write("rlpost: interrupted\n")
         return 130
     finally:
         gc.freeze()  # else the interpreter's end searches all modules for garbage, for seconds
+
+
+def _exit_code(error: RlpostError) -> int:
+    if isinstance(error, StoppedError):
+        return os.EX_TEMPFAIL
+    return 2 if isinstance(error, ConfigError | DataError) else 1
 
 
 def _dispatch(words: list[str]) -> int:

@@ -37,5 +37,9 @@ class DeadlineError(RlpostError, TimeoutError):
     """What was waited for did not come in time; the message says what and for how long."""
 
 
+class StoppedError(RlpostError, InterruptedError):
+    """A run has ended early because it was asked to, after a checkpoint."""
+
+
 class CheckpointError(RlpostError, RuntimeError):
     """A checkpoint is damaged, or could not be written."""

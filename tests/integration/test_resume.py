@@ -1,7 +1,8 @@
-"""A run whose driver is killed goes on from its newest checkpoint and ends with the same bits."""
+"""A run killed or stopped goes on from its newest checkpoint and ends with the same bits."""
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from actors import programs
+from actors.workshop import Recording
+from rlpost.cli import main
 from rlpost.config import load
 from rlpost.errors import ConfigError
 
@@ -20,8 +23,9 @@ REPOSITORY = Path(__file__).parents[2]
 KILLED = Path(__file__).with_name("killed.py")
 LIMIT_S = 900
 VANISHING_S = 30
-KILLS = [("checkpoint", 2), ("learn", 2)]
-"""Amid the second step's checkpoint; then, in the life after it, as the learner begins step 3."""
+KILLS = [("checkpoint", 2), ("learn", 1)]
+"""Amid the second step's checkpoint; then, in the life after it, as the learner learns it again."""
+STOPPED = 75
 
 
 def settings(short, run_dir):
@@ -52,7 +56,7 @@ def train(words, environment, moment=("never", 0)):
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory, short, environment, ray_session, cpus):
-    """The directory of a run with two kills, and what its first two lives printed.
+    """The directory of a run with two kills and a stop, and what its first two lives printed.
 
     Each life continues the one before; the first two are processes of their own.
     """
@@ -64,10 +68,25 @@ def broken(tmp_path_factory, short, environment, ray_session, cpus):
         assert not left, f"outlived their driver: {left}"
         outputs.append(printed)
         words = [*settings(short, folder), "resume=auto"]
+    stop(words, cpus)
     # Without a final export, a run directory's policy is that of its newest checkpoint.
     assert programs.export(folder, folder.with_name("policy")) == 0
     assert programs.train(load(None, [*words, cpus])) == 0
     return folder, outputs
+
+
+def stop(words, cpus):
+    """Let a run that is to write no checkpoint be asked to stop amid the second step."""
+    phase = Recording.phase
+
+    def asking(self, name):
+        if name == "learn":
+            os.kill(os.getpid(), signal.SIGUSR1)
+        phase(self, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recording, "phase", asking)
+        assert main(["train", *words, "checkpoint.every=0", cpus]) == STOPPED
 
 
 def lines(run_dir):
@@ -81,10 +100,13 @@ def lines(run_dir):
 
 
 @pytest.mark.timeout(1800)
-def test_a_run_killed_twice_ends_with_the_bits_of_one_never_interrupted(run_dir, broken):
+def test_a_run_killed_twice_and_stopped_ends_with_the_bits_of_one_never_interrupted(
+    run_dir, broken
+):
     folder, printed = broken
     assert "continuing after step 1 from" in printed[1]
     assert "warmstart is kept" in printed[1]
+    assert (folder / "checkpoints" / "step_000002").is_dir()
     assert (folder.with_name("policy") / "model.safetensors").is_file()
     assert lines(folder) == lines(run_dir)
     assert [line["step"] for line in lines(folder)] == [0, 1, 2, 3]
