@@ -60,7 +60,7 @@ async def train_with(
                 history.append(await controller.start())
             for step in range(start.step + 1, config.steps + 1):
                 history.append(await controller.step(step))
-                early = controller.guards.ending or (ending and ending.stopped)
+                early = controller.guards.ending or (ending.stopped if ending else None)
                 state = controller.state_dict()
                 await checkpoints.after(step, state, history[-1], now=early is not None)
                 if early is not None:
