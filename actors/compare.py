@@ -36,7 +36,7 @@ def compare(
     configs: list[RunConfig] = []
     for label, seed, run_dir in comparison.runs():
         config = configure(label, seed)
-        config.run_dir = str(run_dir)
+        config.run_dir = str(run_dir.absolute())
         configs.append(config)
     _refuse_different(configs)
     pending = [c for c in configs if not finished(Path(c.run_dir), c, as_yaml(c))]

@@ -150,6 +150,14 @@ class LearnerGroup:
         address, port = await self.actors[0].call("address", timeout_s=timeout_s)
         await self._all("connect", address, port, timeout_s=timeout_s)
 
+    async def check_run_dir(self, run_dir: Path, timeout_s: float) -> None:
+        """Refuse a run directory that a rank's host does not see.
+
+        Raises:
+            ConfigError: one does not; the message names it.
+        """
+        await self._all("check_run_dir", str(run_dir), timeout_s=timeout_s)
+
     async def load(self, folder: Path, phase: Phase, timeout_s: float) -> None:
         """Load the policy on every rank, with a fresh optimiser for the phase."""
         await self._all("load", str(folder), phase, timeout_s=timeout_s)

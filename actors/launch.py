@@ -14,7 +14,7 @@ from actors.ending import Ending
 from actors.handles import Actor, LearnerGroup, ReferenceHandle, RewardPool, RolloutPool
 from actors.learner import LearnerRank
 from actors.memory import resident_gib
-from actors.placement import reserve, strategy
+from actors.placement import reserve
 from actors.reference import ReferencePolicy
 from actors.reward import RewardWorker
 from actors.rollout import RolloutWorker
@@ -72,7 +72,7 @@ class Cast:
     def __init__(self, config: RunConfig, roles: tuple[str, ...]) -> None:
         self.config = config
         self.seats = seats(config, roles)
-        self.group = reserve(self.seats, config.ray.placement_timeout_s)
+        self.reservation = reserve(self.seats, config.ray.placement_timeout_s)
         self.actors: list[Actor] = []
         self._started: dict[str, Any] = {}
         for position, seat in enumerate(self.seats):
@@ -128,18 +128,18 @@ class Cast:
         return actors
 
     def _create(self, seat: Seat, position: int) -> Actor:
+        place = self.reservation.place(position)
         options: dict[str, Any] = {
             "num_cpus": seat.num_cpus,
             "num_gpus": seat.num_gpus,
-            "scheduling_strategy": strategy(self.group, position),
+            "scheduling_strategy": place.strategy,
             "runtime_env": {"env_vars": _environment(self.config, seat.role)},
         }
         if seat.role in _OVERLAPPING:
             options["max_concurrency"] = 1000
         kind = ray.remote(_KINDS[seat.role])
         handle = kind.options(**options).remote(self.config, seat.index)
-        node = _node_of(self.group, position)
-        return Actor(name=seat.name, node=node["name"], node_id=node["id"], handle=handle)
+        return Actor(name=seat.name, node=place.node, node_id=place.node_id, handle=handle)
 
     async def close(self) -> None:
         """End all actors: politely for a moment, then at once."""
@@ -152,15 +152,7 @@ class Cast:
         for actor in self.actors:
             with contextlib.suppress(Exception):
                 ray.kill(actor.handle)
-        with contextlib.suppress(Exception):
-            ray.util.remove_placement_group(self.group)
-
-
-def _node_of(group: Any, position: int) -> dict[str, str]:
-    table = ray.util.placement_group_table(group)
-    node_id = table["bundles_to_node_id"][position]
-    names = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
-    return {"id": node_id, "name": names.get(node_id, "unknown")}
+        self.reservation.release()
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from actors.network import limit_waiting, use_interface
 from actors.policy_source import Part, PolicySource
 from actors.publish import Receiver, RolloutClient, ShmSender, make_sender, publish
 from actors.snapshot import Snapshots, restore
@@ -24,6 +25,7 @@ from rlpost.manifest import FileEntry
 from rlpost.metrics import Metrics
 from rlpost.models import load_policy, load_tokenizer, save_policy
 from rlpost.objectives import build_from
+from rlpost.paths import check_seen
 from rlpost.schema import LearnerConfig, RunConfig
 from rlpost.seats import weight_backend
 
@@ -76,10 +78,13 @@ class LearnerRank:
         )
         torch.set_num_threads(learner.num_threads)
         import deepspeed
+        import ray
 
         if not learner.num_gpus:
             # Its reduction through shared memory would be compiled here, for minutes; gloo serves.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        use_interface(self.config.ray.interface, ray.util.get_node_ip_address())
+        limit_waiting(learner.collective_timeout_s)
         backend = "nccl" if learner.num_gpus else "gloo"
         # Left to itself, torch's store would listen on every interface of the machine.
         store = torch.distributed.TCPStore(
@@ -95,11 +100,16 @@ class LearnerRank:
         )
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
+    def check_run_dir(self, run_dir: str) -> None:
+        """Refuse a run directory that this rank would write to, and nobody else would read."""
+        check_seen(Path(run_dir), "run_dir")
+
     def load(self, folder: str, phase: Phase) -> None:
         """Load the policy from a folder, with a fresh optimiser and schedule for the phase."""
         import deepspeed
         import transformers
 
+        check_seen(Path(folder), "run_dir or model.path")
         self._release()
         config = self.config
         random.seed(phase.seed)

@@ -1,7 +1,10 @@
 """Where actors go: one bundle an actor, refused at once with the arithmetic if they do not fit."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -9,26 +12,91 @@ from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlpost.errors import ResourceError
-from rlpost.seats import Seat
+from rlpost.fitting import Node, misfits, terms
+from rlpost.seats import Seat, together
 
 
-def reserve(wanted: Sequence[Seat], timeout_s: float) -> PlacementGroup:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """An actor's bundle for Ray, and the node it lies on: its address and Ray's id of it."""
+
+    strategy: PlacementGroupSchedulingStrategy
+    node: str
+    node_id: str
+
+
+class Reservation:
+    """The bundles of a run's actors, by their position among the seats, until `release()`."""
+
+    def __init__(self, bundles: Mapping[int, tuple[PlacementGroup, int]]) -> None:
+        self._bundles = bundles
+
+    def place(self, position: int) -> Place:
+        """Return where an actor goes as things stand: a bundle moves when its node is lost."""
+        group, index = self._bundles[position]
+        node_id = ray.util.placement_group_table(group)["bundles_to_node_id"][index]
+        names = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+        return Place(
+            strategy=PlacementGroupSchedulingStrategy(
+                placement_group=group, placement_group_bundle_index=index
+            ),
+            node=names.get(node_id, "unknown"),
+            node_id=node_id,
+        )
+
+    def release(self) -> None:
+        """Give everything back."""
+        for group in {group.id: group for group, _ in self._bundles.values()}.values():
+            with suppress(Exception):
+                ray.util.remove_placement_group(group)
+
+
+def reserve(wanted: Sequence[Seat], timeout_s: float) -> Reservation:
     """Reserve all bundles at once.
 
     Raises:
         ResourceError: the cluster is too small, or too busy within `timeout_s`.
     """
-    for resource in ("CPU", "GPU"):
-        _check_total(wanted, resource, ray.cluster_resources())
-    group = placement_group([seat.bundle() for seat in wanted], strategy="PACK")
-    if not group.wait(timeout_s):
-        ray.util.remove_placement_group(group)
-        raise ResourceError(
-            f"the cluster could not place {len(wanted)} actors within "
-            f"ray.placement_timeout_s={timeout_s:g}: {_sum(wanted, 'CPU')}; {_sum(wanted, 'GPU')}; "
-            f"free now: {_free(ray.available_resources())}. Stop other jobs, or ask for less"
+    for problem in misfits(wanted, nodes()):
+        raise ResourceError(problem)
+    bundles: dict[int, tuple[PlacementGroup, int]] = {}
+    for positions in together(wanted):
+        group = _group([wanted[position] for position in positions])
+        bundles |= {position: (group, index) for index, position in enumerate(positions)}
+    reservation = Reservation(bundles)
+    deadline = time.monotonic() + timeout_s
+    for group, _ in bundles.values():
+        if not group.wait(max(0.0, deadline - time.monotonic())):
+            reservation.release()
+            raise ResourceError(
+                f"the cluster could not place {len(wanted)} actors within "
+                f"ray.placement_timeout_s={timeout_s:g}: {terms(wanted, 'CPU')}; "
+                f"{terms(wanted, 'GPU')}; free now: {_free(ray.available_resources())}. "
+                "Stop other jobs, or ask for less"
+            )
+    return reservation
+
+
+def _group(seats: Sequence[Seat]) -> PlacementGroup:
+    labels = [dict(seat.node_labels) for seat in seats]
+    return placement_group(
+        [seat.bundle() for seat in seats],
+        strategy=seats[0].placement.value.upper(),
+        bundle_label_selector=labels if any(labels) else None,  # type: ignore[arg-type]  # its default
+    )
+
+
+def nodes() -> list[Node]:
+    """Return the cluster's living nodes."""
+    return [
+        Node(
+            name=node["NodeManagerAddress"],
+            labels=node.get("Labels", {}),
+            resources=node.get("Resources", {}),
         )
-    return group
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
 
 
 def room(wanted: Sequence[Seat]) -> int:
@@ -39,30 +107,6 @@ def room(wanted: Sequence[Seat]) -> int:
         needed.update(seat.bundle())
     # Several nodes may hold fewer than the sum of their free resources says: `reserve` then tells.
     return max(1, min(int(free.get(name, 0.0) / n + 1e-6) for name, n in needed.items()))
-
-
-def strategy(group: PlacementGroup, index: int) -> PlacementGroupSchedulingStrategy:
-    """Return the scheduling strategy that puts an actor into its bundle."""
-    return PlacementGroupSchedulingStrategy(
-        placement_group=group, placement_group_bundle_index=index
-    )
-
-
-def _check_total(wanted: Sequence[Seat], resource: str, total: Mapping[str, Any]) -> None:
-    needed = sum(seat.bundle().get(resource, 0.0) for seat in wanted)
-    there = float(total.get(resource, 0.0))
-    if needed > there + 1e-6:
-        raise ResourceError(
-            f"the run needs {needed:g} {resource} and the cluster has {there:g}: "
-            f"{_sum(wanted, resource)}. Ask for less with <role>.num_{resource.lower()}s or "
-            "fewer workers, or give Ray more"
-        )
-
-
-def _sum(wanted: Sequence[Seat], resource: str) -> str:
-    counts = Counter((seat.role, seat.bundle().get(resource, 0.0)) for seat in wanted)
-    terms = [f"{count} {role} x {amount:g}" for (role, amount), count in counts.items() if amount]
-    return f"{resource}: {' + '.join(terms) or 'none'}"
 
 
 def _free(available: Mapping[str, Any]) -> str:

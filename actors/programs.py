@@ -100,7 +100,7 @@ async def _warmstart(config: RunConfig, preparing: Awaitable[Workshop]) -> None:
 def evaluate(config: RunConfig, checkpoint: Path) -> int:
     """Measure a checkpoint's accuracy on a task's held-out prompts."""
     folder = _policy_folder(checkpoint)
-    config.model.path = config.model.tokenizer_path = str(folder)
+    config.model.path = config.model.tokenizer_path = str(folder.absolute())
     return _on_ray(config, _evaluate)
 
 

@@ -1,12 +1,14 @@
 """The frozen policy that the KL penalty measures against."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from rlpost.batching import reference_batches
 from rlpost.learning import TokenPolicy
 from rlpost.models import load_policy
+from rlpost.paths import check_seen
 from rlpost.schema import RunConfig
 from rlpost.types import Trajectory
 
@@ -25,6 +27,7 @@ class ReferencePolicy:
 
     def start(self, model_folder: str) -> None:
         """Load the policy as it was before training, without an adapter."""
+        check_seen(Path(model_folder), "run_dir or model.path")
         torch.set_num_threads(self.config.reference.num_threads)
         model = load_policy(self.config, model_folder, trainable=False)
         self.policy = TokenPolicy(model, self.config.sampling.temperature).to(self.device).eval()

@@ -14,6 +14,7 @@ from actors.fingerprint import check_arrival
 from actors.intake import Intake, adapter_arguments, make_intake
 from rlpost.errors import ActorError, ConfigError, DeadlineError
 from rlpost.models import load_tokenizer
+from rlpost.paths import check_seen
 from rlpost.schema import RunConfig
 from rlpost.seats import weight_backend
 from rlpost.types import Group, Prompt, Sampling, Trajectory
@@ -89,6 +90,7 @@ class RolloutWorker:
 
     async def start(self, model_folder: str) -> None:
         """Load vLLM with the model folder's weights, which only shape it: none is served yet."""
+        check_seen(Path(model_folder), "run_dir or model.path")
         from vllm import AsyncEngineArgs
         from vllm.config.weight_transfer import WeightTransferConfig
         from vllm.v1.engine.async_llm import AsyncLLM

@@ -101,6 +101,7 @@ async def make_controller(
     verifying = asyncio.ensure_future(cast.rewards())
     try:
         learner = await cast.learners()
+        await learner.check_run_dir(workshop.run_dir, config.learner.start_timeout_s)
         folder = await prepare_policy(workshop, learner, view, start)
         reference = await cast.reference(folder)
         await load_learner(learner, config, folder, start.url)

@@ -110,6 +110,15 @@ class Best(StrEnum):
     min = "min"
 
 
+class Placement(StrEnum):
+    """How a role's actors lie on nodes: close together or far apart, if possible or always."""
+
+    pack = "pack"
+    spread = "spread"
+    strict_pack = "strict_pack"
+    strict_spread = "strict_spread"
+
+
 class Offload(StrEnum):
     """Where DeepSpeed keeps optimiser state or parameters that do not fit the device."""
 

@@ -17,9 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 from rlpost.checks import check
 from rlpost.errors import ConfigError
 from rlpost.objective_configs import objective_configs
+from rlpost.paths import make_absolute
 from rlpost.schema import RunConfig
 
 _NOISE = re.compile(r"^\s*$|full_key:|reference_type=|object_type=|raised while composing")
+_OPEN = ("task.parameters", ".node_labels")  # fields that hold whatever keys one gives them
 
 
 def recipes_dir() -> Path:
@@ -92,6 +94,8 @@ def convert(composed: DictConfig) -> RunConfig:
         raise translated(error) from error
     assert isinstance(config, RunConfig)
     check(config)
+    if config.ray.address is not None:
+        make_absolute(config)
     return config
 
 
@@ -129,6 +133,9 @@ def translated(error: Exception) -> ConfigError:
 
 def _unknown_field(field: str) -> ConfigError:
     known = list(_fields(OmegaConf.to_container(OmegaConf.structured(RunConfig)), ""))
+    parent = field.rpartition(".")[0]
+    if parent.endswith(_OPEN):
+        return ConfigError(f"{parent} has no {field} yet: add it with a plus sign, +{field}=...")
     close = difflib.get_close_matches(field, known, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]}?" if close else "; see --cfg job for all fields"
     return ConfigError(f"unknown field {field}{hint}")

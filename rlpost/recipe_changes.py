@@ -19,8 +19,19 @@ _FREE = (
     "guards.",
     "eval.",
     "weights.",
+    "learner.node_labels",
+    "rollout.node_labels",
+    "reference.node_labels",
+    "reward.node_labels",
 )
-_FREE_ENDINGS = ("timeout_s", "num_cpus", "num_threads", "kv_cache_gib", "gpu_memory_utilization")
+_FREE_ENDINGS = (
+    "timeout_s",
+    "num_cpus",
+    "num_threads",
+    "placement",
+    "kv_cache_gib",
+    "gpu_memory_utilization",
+)
 # The saved state has another shape.
 _FIXED = (
     "model.",

@@ -22,6 +22,7 @@ from rlpost.choices import (
     Offload,
     OldLogprobs,
     OnTimeout,
+    Placement,
     Reduction,
     WeightBackend,
 )
@@ -126,6 +127,8 @@ class RolloutConfig:
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     num_threads: int = 1
+    placement: Placement = Placement.pack
+    node_labels: dict[str, str] = field(default_factory=dict)  # only on Ray nodes with these
     tensor_parallel_size: int = 1
     max_model_len: int | None = None  # null: max_prompt_tokens + max_response_tokens
     max_num_seqs: int = 256
@@ -144,6 +147,7 @@ class RewardConfig:
 
     num_workers: int = 1
     num_cpus: float = 0.1
+    node_labels: dict[str, str] = field(default_factory=dict)  # only on Ray nodes with these
     num_processes: int = 1  # verifications at once in one worker
     timeout_s: float = 10.0  # one verification
     process_memory_gib: float = 8.0  # address space of one process; 0: no limit
@@ -158,6 +162,7 @@ class ReferenceConfig:
     num_cpus: float = 0.5
     num_gpus: float = 0.0
     num_threads: int = 1
+    node_labels: dict[str, str] = field(default_factory=dict)  # only on Ray nodes with these
     micro_batch_size: int = 32
     start_timeout_s: float = 900.0
     timeout_s: float = 600.0
@@ -171,6 +176,8 @@ class LearnerConfig:
     num_cpus: float = 1.0  # a rank
     num_gpus: float = 0.0  # a rank
     num_threads: int = 1  # a rank
+    placement: Placement = Placement.pack
+    node_labels: dict[str, str] = field(default_factory=dict)  # only on Ray nodes with these
     zero_stage: int = 0
     micro_batch_size: int = 32  # sequences
     micro_batch_tokens: int | None = None  # instead of it: tokens, padding included
@@ -186,6 +193,7 @@ class LearnerConfig:
     offload_optimizer: Offload = Offload.none
     offload_parameters: Offload = Offload.none
     start_timeout_s: float = 900.0
+    collective_timeout_s: float = 1800.0  # how long ranks wait for one another, by gloo or NCCL
     timeout_s: float = 3600.0  # one step
 
 
@@ -310,6 +318,7 @@ class RayConfig:
     placement_timeout_s: float = 60.0
     dashboard: bool = False
     token_auth: bool = True  # refuse a cluster that asks for no token
+    interface: str | None = None  # of gloo and NCCL; null: that of the node's address in Ray
 
 
 @dataclass(kw_only=True)

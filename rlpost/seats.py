@@ -1,20 +1,25 @@
 """The actors of a run and what each of them asks for."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from rlpost.choices import WeightBackend
+from rlpost.choices import Placement, WeightBackend
 from rlpost.schema import RunConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seat:
-    """An actor to be placed: its role, its index in the role, its resources."""
+    """An actor to be placed: its role, its index in the role, its resources, and where it may go.
+
+    `placement` is how it lies to the others of its role, `node_labels` what its node must have.
+    """
 
     role: str
     index: int
     num_cpus: float
     num_gpus: float
+    placement: Placement = Placement.pack
+    node_labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -37,12 +42,29 @@ def seats(config: RunConfig, roles: Sequence[str]) -> list[Seat]:
         "reference": (1 if config.kl_coef > 0 else 0, reference.num_cpus, reference.num_gpus),
         "reward": (reward.num_workers, reward.num_cpus, 0.0),
     }
+    placements = {"learner": learner.placement, "rollout": rollout.placement}
     return [
-        Seat(role=role, index=index, num_cpus=num_cpus, num_gpus=num_gpus)
+        Seat(
+            role=role,
+            index=index,
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            placement=placements.get(role, Placement.pack),
+            node_labels=getattr(config, role).node_labels,
+        )
         for role, (count, num_cpus, num_gpus) in table.items()
         if role in roles
         for index in range(count)
     ]
+
+
+def together(placed: Sequence[Seat]) -> list[list[int]]:
+    """Return which actors are reserved as one group: all that are packed, else a role's own."""
+    groups: dict[tuple[Placement, str], list[int]] = {}
+    for position, seat in enumerate(placed):
+        role = "" if seat.placement is Placement.pack else seat.role
+        groups.setdefault((seat.placement, role), []).append(position)
+    return list(groups.values())
 
 
 def weight_backend(config: RunConfig) -> str:
