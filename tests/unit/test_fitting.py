@@ -48,7 +48,8 @@ def test_what_fits_is_not_refused():
             ["+reward.node_labels.zone=north"],
             (
                 "no node has the labels of reward.node_labels={zone: north}: "
-                "10.0.0.1 (16 CPU 4 GPU, {pool: train}); 10.0.0.2 (16 CPU 4 GPU, {pool: sample}). Start Ray"
+                "10.0.0.1 (16 CPU 4 GPU, {pool: train}); 10.0.0.2 (16 CPU 4 GPU, "
+                "{pool: sample}). Start Ray on some"
             ),
         ),
         (
