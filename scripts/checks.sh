@@ -15,6 +15,7 @@ check ruff format --check .
 check ruff check .
 check lint-imports
 check pyrefly check
+check hadolint docker/cpu.Dockerfile docker/gpu.Dockerfile
 [ "${1:-all}" = lint ] && exit
 check pytest --durations=10 --numprocesses=2 tests/unit
 check pytest --durations=20 tests/integration

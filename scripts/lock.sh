@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Write requirements/cpu.txt and dev.txt anew from pyproject.toml; versions already locked are kept
-# unless `--upgrade` or `--upgrade-package NAME` is given.
+# Write requirements/cpu.txt, gpu.txt and dev.txt anew from pyproject.toml; versions already locked
+# are kept unless `--upgrade` or `--upgrade-package NAME` is given.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,11 +16,22 @@ fi
 compile() {
     local output="$1"
     shift
-    .venv/bin/uv pip compile pyproject.toml --extra cpu --extra tasks \
-        --override requirements/cpu-overrides.txt --universal --python-version 3.11 \
+    .venv/bin/uv pip compile pyproject.toml --extra tasks --python-version 3.11 \
         --no-emit-index-url --no-emit-find-links --annotation-style line \
-        --custom-compile-command "make lock" --quiet "${backend[@]}" -o "$output" "$@"
+        --custom-compile-command "make lock" --quiet -o "$output" "$@"
     printf '[lock] %s: %s packages\n' "$output" "$(grep -c '==' "$output")"
 }
-compile requirements/cpu.txt "$@"
-compile requirements/dev.txt --extra dev --constraint requirements/cpu.txt "$@"
+on_cpu=(--extra cpu --override requirements/cpu-overrides.txt --universal "${backend[@]}")
+compile requirements/cpu.txt "${on_cpu[@]}" "$@"
+compile requirements/dev.txt "${on_cpu[@]}" --extra dev --constraint requirements/cpu.txt "$@"
+
+# What pyproject.toml names has one version on CPUs and GPUs, but for torch's build; the rest is what
+# vLLM's CUDA build asks for. PyPI's torch is the CUDA one; a folder of wheels may hold another.
+unset UV_FIND_LINKS
+named="$(mktemp)"
+trap 'rm -f "$named"' EXIT
+grep '(pyproject.toml)' requirements/cpu.txt | grep -v '^torch==' >"$named"
+[ -f requirements/gpu.txt ] || grep -v '^torch==' requirements/cpu.txt >requirements/gpu.txt
+compile requirements/gpu.txt --extra gpu --python-platform x86_64-manylinux_2_28 \
+    --constraint "$named" "$@"
+sed -i 's#-c /[^ ,]*, ##' requirements/gpu.txt
