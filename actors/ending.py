@@ -1,6 +1,7 @@
-"""Ends a run on SIGINT or SIGTERM, whatever the main thread is busy with; SIGUSR1 can wait."""
+"""Ends a run on SIGINT or SIGTERM at once, on SIGUSR1 in good time, and orphans with their parent."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ import psutil
 from rlpost.errors import StoppedError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_PR_SET_PDEATHSIG = 1
 _LIMIT_S = 7.0  # for all that the run has started to end; then it is killed
 
 
@@ -83,6 +85,11 @@ class Ending:
         self._cancel()
         if not self._over.wait(_LIMIT_S):
             _kill_all()
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when its parent is gone, however that ended."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _kill_all() -> None:

@@ -2,7 +2,9 @@
 
 from ray.exceptions import RayActorError, RayTaskError
 
-from rlpost.errors import ActorError, RlpostError
+from rlpost.errors import ActorError, LostError, RlpostError
+
+_ADVICE = "Some common causes include"  # Ray's, in general; ours names the particular
 
 
 def told(place: str, verb: str, error: RayActorError | RayTaskError) -> RlpostError:
@@ -14,7 +16,7 @@ def told(place: str, verb: str, error: RayActorError | RayTaskError) -> RlpostEr
         error: what Ray raised; an `RlpostError` inside it keeps its type.
     """
     if isinstance(error, RayActorError):
-        return ActorError(f"{place} died during {verb}: {_cause_of_death(error)}")
+        return LostError(f"{place} died during {verb}: {_cause_of_death(error)}")
     cause = error.cause
     if isinstance(cause, RlpostError):
         return type(cause)(f"{place} failed in {verb}: {cause}")
@@ -24,4 +26,4 @@ def told(place: str, verb: str, error: RayActorError | RayTaskError) -> RlpostEr
 def _cause_of_death(error: RayActorError) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     detail = [line for line in lines if "exit" in line.lower() or "killed" in line.lower()]
-    return (detail or lines or [type(error).__name__])[0]
+    return (detail or lines or [type(error).__name__])[0].split(_ADVICE)[0].strip()

@@ -247,8 +247,11 @@ class LearnerRank:
         gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
-    def attach(self, receivers: Sequence[Receiver], num_vllm_ranks: int) -> None:
-        """Open the way to the rollout workers."""
+    def pulse(self) -> None:
+        """Give a sign of life."""
+
+    def attach(self, receivers: Sequence[Receiver]) -> None:
+        """Open the way to these rollout workers, and to no others."""
         import ray
 
         part = Part.adapter if self.config.model.lora.by_itself else Part.merged
@@ -259,7 +262,7 @@ class LearnerRank:
             self.sender = ShmSender(source, self.client, self.rank, self._adapted())
             return
         backend = weight_backend(self.config)
-        self.sender = make_sender(backend, source, self.client, self.rank, num_vllm_ranks)
+        self.sender = make_sender(backend, source, self.client, self.rank)
 
     def _source(self, part: Part = Part.merged) -> PolicySource:
         return PolicySource(self.policy, self.config.weights.bucket_mib * 2**20, part)
@@ -271,8 +274,8 @@ class LearnerRank:
             pass
         return {"dtype_name": self.config.model.dtype.value, "base": base.fingerprints}
 
-    def publish(self, version: int) -> dict[str, float]:
-        """Put the present weights into every rollout worker, proved."""
+    def publish(self, version: int) -> tuple[dict[str, float], dict[str, str]]:
+        """Put the present weights into every rollout worker, proved; see `actors.publish`."""
         assert self.client is not None, "attach() comes before publish()"
         return publish(self.sender, self.client, version)
 

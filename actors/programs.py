@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from actors.ending import Ending
-from actors.launch import run, running
+from actors.launch import Cast, run, running
 from actors.training import prepare_policy, train_with
 from actors.workshop import Workshop, as_yaml
 from rlpost.atomic import atomic_folder
 from rlpost.config import recipe_name
-from rlpost.console import Console
+from rlpost.console import Console, View
 from rlpost.errors import ConfigError
 from rlpost.evaluation import Evaluator
 from rlpost.learning import training_phase
@@ -28,7 +28,7 @@ TRAINING_ROLES = ("learner", "rollout", "reference", "reward")
 STARTING = "starting Ray, vLLM, DeepSpeed and the verifiers: a minute or two on a small machine"
 
 
-def _on_ray(
+def on_ray(
     config: RunConfig,
     program: Callable[[RunConfig, Awaitable[Workshop]], Awaitable[None]],
     watch: Ending | None = None,
@@ -49,7 +49,7 @@ def train(config: RunConfig) -> int:
         log.info("%s", _summary(config, start.history))
         return 0
     ending = Ending(stoppable=True)
-    return _on_ray(
+    return on_ray(
         config, lambda config, preparing: _train(config, preparing, start, ending), ending
     )
 
@@ -89,7 +89,7 @@ def warmstart(config: RunConfig) -> int:
     """Run only the supervised warm start; the policy lies in `run_dir/warmstart`."""
     if config.warmstart.steps < 1:
         raise ConfigError("warmstart.steps must be above 0 for a warm start, got 0")
-    return _on_ray(config, _warmstart)
+    return on_ray(config, _warmstart)
 
 
 async def _warmstart(config: RunConfig, preparing: Awaitable[Workshop]) -> None:
@@ -103,33 +103,37 @@ def evaluate(config: RunConfig, checkpoint: Path) -> int:
     """Measure a checkpoint's accuracy on a task's held-out prompts."""
     folder = _policy_folder(checkpoint)
     config.model.path = config.model.tokenizer_path = str(folder.absolute())
-    return _on_ray(config, _evaluate)
+    return on_ray(config, _evaluate)
 
 
 async def _evaluate(config: RunConfig, preparing: Awaitable[Workshop]) -> None:
-    folder = Path(config.model.path or "")
     async with running(config, ("learner", "rollout", "reward")) as cast:
-        with Console(total_steps=1, title=f"evaluating {folder}") as view:
-            workshop = await preparing
-            rollouts, rewards, learner = await asyncio.gather(
-                cast.rollouts(folder), cast.rewards(), cast.learners()
-            )
-            await learner.load(folder, training_phase(config), config.learner.start_timeout_s)
-            num_vllm_ranks = config.rollout.num_workers * config.rollout.tensor_parallel_size
-            await learner.attach(rollouts, num_vllm_ranks, config.weights.timeout_s)
-            await learner.publish(0)
-            evaluator = Evaluator(
-                workshop.source.name,
-                workshop.held_out(),
-                rollouts,
-                rewards,
-                config.eval,
-                config.sampling.max_response_tokens,
-            )
-            view.phase("eval")
-            values = await evaluator.run()
+        with Console(total_steps=1, title=f"evaluating {config.model.path}") as view:
+            values = await cast.alarm.watch(_measured(cast, await preparing, view))
             for name, value in values.items():
                 view.message(f"{name}: {value:g}")
+
+
+async def _measured(cast: Cast, workshop: Workshop, view: View) -> dict[str, float]:
+    """Return the metrics of the policy that the recipe names."""
+    config = workshop.config
+    folder = Path(config.model.path or "")
+    rollouts, rewards, learner = await asyncio.gather(
+        cast.rollouts(folder), cast.rewards(), cast.learners()
+    )
+    await learner.load(folder, training_phase(config), config.learner.start_timeout_s)
+    learner.attach(rollouts)
+    await learner.publish(0)
+    evaluator = Evaluator(
+        workshop.source.name,
+        workshop.held_out(),
+        rollouts,
+        rewards,
+        config.eval,
+        config.sampling.max_response_tokens,
+    )
+    view.phase("eval")
+    return await evaluator.run()
 
 
 def export(checkpoint: Path, folder: Path) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from actors.failures import told
 from actors.policy_source import PolicySource
-from rlpost.errors import DeadlineError
+from rlpost.errors import LostError
 
 
 class Sender(Protocol):
@@ -27,11 +27,23 @@ class Sender(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receiver:
-    """A rollout worker as the learner sees it: what messages call it, its node's id, its handle."""
+    """A rollout worker as the learner sees it: what messages call it, its node's id, its handle.
+
+    `num_ranks` is the number of its vLLM processes that hold weights.
+    """
 
     place: str
     node: str
     handle: Any
+    num_ranks: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loading:
+    """A bucket that these receivers are loading."""
+
+    receivers: Sequence[Receiver]
+    calls: Sequence[Any]
 
 
 class RolloutClient:
@@ -39,13 +51,16 @@ class RolloutClient:
 
     `version` is set before each update; `finish_weight_update` sends it together with the
     source's fingerprints, and the worker that cannot confirm them raises `WeightSyncError`.
+    A worker that dies or is late is left out from then on, with the reason in `lost`: the other
+    ranks, which gather what this one sends, must not be left alone in the middle of it.
     `pause_s` is for how long the last update kept the workers from serving.
     """
 
     def __init__(
         self, receivers: Sequence[Receiver], source: PolicySource, node: str, timeout_s: float
     ) -> None:
-        self.receivers = receivers
+        self.receivers = list(receivers)
+        self.lost: dict[str, str] = {}
         self.source = source
         self.node = node
         self.timeout_s = timeout_s
@@ -66,25 +81,27 @@ class RolloutClient:
         """Hand one bucket's description to every worker."""
         self._call("update_weights", update_info)
 
-    def begin_bucket(self, update_info: Mapping[str, Any], buffer: memoryview) -> list[Any]:
+    def begin_bucket(self, update_info: Mapping[str, Any], buffer: memoryview) -> Loading:
         """Hand over one shared-memory bucket: by path on this node, by Ray's store elsewhere.
 
-        Returns the calls for `end_bucket`; until then its memory must stay as it is.
+        Returns what `end_bucket` waits for; until then the memory must stay as it is.
         """
         import numpy as np
 
-        away = any(receiver.node != self.node for receiver in self.receivers)
+        receivers = list(self.receivers)
+        away = any(receiver.node != self.node for receiver in receivers)
         stored = ray.put(np.frombuffer(buffer, dtype=np.uint8)) if away else None
-        return [
+        calls = [
             receiver.handle.update_weights.remote(
                 update_info, None if receiver.node == self.node else stored
             )
-            for receiver in self.receivers
+            for receiver in receivers
         ]
+        return Loading(receivers=receivers, calls=calls)
 
-    def end_bucket(self, calls: list[Any]) -> None:
+    def end_bucket(self, loading: Loading) -> None:
         """Wait until every worker has loaded a bucket."""
-        self._wait("update_weights", calls)
+        self._wait("update_weights", loading)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Have every worker prove the weights of `version`, and serve them."""
@@ -93,22 +110,35 @@ class RolloutClient:
         self.pause_s = time.perf_counter() - self._stopped
 
     def _call(self, verb: str, *arguments: Any) -> None:
-        calls = [getattr(r.handle, verb).remote(*arguments) for r in self.receivers]
-        self._wait(verb, calls)
+        receivers = list(self.receivers)
+        calls = [getattr(r.handle, verb).remote(*arguments) for r in receivers]
+        self._wait(verb, Loading(receivers=receivers, calls=calls))
 
-    def _wait(self, verb: str, calls: list[Any]) -> None:
-        done, late = ray.wait(calls, num_returns=len(calls), timeout=self.timeout_s)
-        for receiver, call in zip(self.receivers, calls, strict=True):
+    def _wait(self, verb: str, loading: Loading) -> None:
+        """Wait for all answers; leave out whoever is lost, and raise what another one raised."""
+        calls = list(loading.calls)
+        done, _ = (
+            ray.wait(calls, num_returns=len(calls), timeout=self.timeout_s) if calls else ([], [])
+        )
+        for receiver, call in zip(loading.receivers, calls, strict=True):
+            if call not in done:
+                self._leave_out(
+                    receiver,
+                    f"weight transfer: {receiver.place} did not finish {verb} within "
+                    f"weights.timeout_s={self.timeout_s:g} s",
+                )
+                continue
             try:
-                ray.get([call] if call in done else [])
+                ray.get(call)
             except (RayActorError, RayTaskError) as error:
-                raise told(receiver.place, verb, error) from error
-        if late:
-            names = [r.place for r, call in zip(self.receivers, calls, strict=True) if call in late]
-            raise DeadlineError(
-                f"weight transfer: {', '.join(names)} did not finish {verb} within "
-                f"weights.timeout_s={self.timeout_s:g}"
-            )
+                failure = told(receiver.place, verb, error)
+                if not isinstance(failure, LostError):
+                    raise failure from error
+                self._leave_out(receiver, str(failure))
+
+    def _leave_out(self, receiver: Receiver, reason: str) -> None:
+        self.lost.setdefault(receiver.place, reason)
+        self.receivers = [one for one in self.receivers if one is not receiver]
 
 
 class ShmSender:
@@ -134,7 +164,7 @@ class ShmSender:
 
     def send_weights(self) -> None:
         """Run one whole update; ranks that do not send join the gathering only."""
-        loading: list[Any] | None = None
+        loading: Loading | None = None
         for number, (names, tensors) in enumerate(self.source.iter_groups()):
             if not self._memories:
                 continue
@@ -193,14 +223,13 @@ class SharedMemory:
             self._storage = torch.from_file(self.path, shared=True, size=size, dtype=torch.uint8)
 
 
-def make_sender(
-    backend: str, source: PolicySource, client: RolloutClient, rank: int, num_vllm_ranks: int
-) -> Sender:
+def make_sender(backend: str, source: PolicySource, client: RolloutClient, rank: int) -> Sender:
     """Return the sender of a backend; vLLM's own senders do `nccl` and `ipc`."""
     if backend == "shm":
         return ShmSender(source, client, rank)
     from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
+    num_vllm_ranks = sum(receiver.num_ranks for receiver in client.receivers)
     info = _nccl_info(rank, num_vllm_ranks) if backend == "nccl" else _ipc_info(rank)
     return WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)  # type: ignore[arg-type]  # PolicySource has WeightSource's methods
 
@@ -223,8 +252,14 @@ def _ipc_info(rank: int) -> Any:
     return IPCTrainerInitInfo(rank=rank)
 
 
-def publish(sender: Sender, client: RolloutClient, version: int) -> dict[str, float]:
-    """Send the weights as `version` and return the transfer's metrics."""
+def publish(
+    sender: Sender, client: RolloutClient, version: int
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Send the weights as `version`.
+
+    Returns the transfer's metrics, and why each worker that was lost since the client was made was,
+    by place.
+    """
     client.version = version
     started = time.perf_counter()
     sender.send_weights()
@@ -232,10 +267,11 @@ def publish(sender: Sender, client: RolloutClient, version: int) -> dict[str, fl
     size = sum(
         torch.Size(meta.shape).numel() * meta.dtype.itemsize for meta in client.source.metadata()
     )
-    return {
+    metrics = {
         "weights/sync_s": seconds,
         "weights/pause_s": client.pause_s,
         "weights/size_bytes": float(size),
         "weights/bandwidth_bytes_per_s": size / seconds,
         "weights/version": float(version),
     }
+    return metrics, client.lost

@@ -32,6 +32,9 @@ class ReferencePolicy:
         model = load_policy(self.config, model_folder, trainable=False)
         self.policy = TokenPolicy(model, self.config.sampling.temperature).to(self.device).eval()
 
+    def pulse(self) -> None:
+        """Give a sign of life."""
+
     def logprobs(self, trajectories: Sequence[Trajectory]) -> list[tuple[float, ...]]:
         """Return each trajectory's logprobs over its `token_ids`, 0 where not trained."""
         assert self.policy is not None, "start() comes before logprobs()"

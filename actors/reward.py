@@ -24,6 +24,9 @@ class RewardWorker:
         """Start the verifier's processes."""
         await self.pool.start()
 
+    async def pulse(self) -> None:
+        """Give a sign of life."""
+
     async def verify(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Verdict]:
         """Return one verdict a trajectory, in order."""
         return await self.pool.verify(prompt, trajectories)

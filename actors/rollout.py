@@ -12,7 +12,7 @@ from typing import Any
 
 from actors.fingerprint import check_arrival
 from actors.intake import Intake, adapter_arguments, make_intake
-from rlpost.errors import ActorError, ConfigError, DeadlineError
+from rlpost.errors import ActorError, ConfigError, DeadlineError, LostError
 from rlpost.models import load_tokenizer
 from rlpost.paths import check_seen
 from rlpost.schema import RunConfig
@@ -30,7 +30,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except EngineDeadError:
-        raise ActorError(f"vLLM's engine died: {_last_words()}") from None
+        raise LostError(f"vLLM's engine died: {_last_words()}") from None
 
 
 def _last_words() -> str:
@@ -201,6 +201,11 @@ class RolloutWorker:
             finish_reason=output.finish_reason or "unknown",
             worker=self.name,
         )
+
+    async def pulse(self) -> None:
+        """Give a sign of life: of this process and of vLLM's engine."""
+        with _explained():
+            await self.engine.is_paused()
 
     def weight_version(self) -> int:
         """Return the version of the proved weights, or -1 before the first."""

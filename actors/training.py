@@ -4,21 +4,22 @@ import asyncio
 import errno
 from collections.abc import Awaitable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from actors.checkpointing import Checkpointer
 from actors.ending import Ending
-from actors.handles import LearnerGroup
 from actors.launch import Cast
+from actors.learner_group import LearnerGroup
 from actors.workshop import Recording, Workshop, as_yaml, asdict_plain
 from rlpost.batching import BatchPlan, Sample, build_batches
 from rlpost.console import View
 from rlpost.controller import Controller, Parts
-from rlpost.errors import ResourceError
+from rlpost.errors import LostError, ResourceError
 from rlpost.evaluation import Evaluator
 from rlpost.guards import Guards
 from rlpost.learning import training_phase, warmstart_phase
-from rlpost.resuming import ANEW, Start, store_of
+from rlpost.resuming import ANEW, Start, find_start, store_of
 from rlpost.schema import RunConfig
 from rlpost.tasks.interface import Renderer
 from rlpost.tracking import build_tracker
@@ -35,13 +36,47 @@ async def train_with(
 ) -> list[dict[str, float]]:
     """Run one training on a cast that was made for it, or for a run with the same actors.
 
-    Returns each step's metrics, those of step 0 first.
+    When a learner rank is lost, all ranks go on from the newest checkpoint. Returns each step's
+    metrics, those of step 0 first.
 
     Raises:
         GuardError: a guard says that going on is in vain.
         StoppedError: `ending` has been asked to stop; the checkpoint of the last step is written.
+        ActorError: more actors were lost than the recipe allows.
     """
     workshop = await preparing
+    cast.incidents.folder = workshop.run_dir
+    while True:
+        try:
+            return await cast.alarm.watch(_train_from(cast, workshop, view, start, ending))
+        except LostError as loss:
+            cast.incidents.note("learner", str(loss))
+            start = _start_again(config, loss)
+            view.message(f"{loss}: all learner ranks go on after step {start.step}")
+            await cast.renew_learners()
+
+
+def _start_again(config: RunConfig, loss: LostError) -> Start:
+    """Return where to go on after the loss of a learner rank.
+
+    Raises:
+        LostError: the run keeps no checkpoints.
+    """
+    if not config.checkpoint.every:
+        raise LostError(
+            f"{loss}; what it held is gone, and checkpoint.every=0 kept nothing to go on from: set "
+            "checkpoint.every=N for a run that survives the loss of a learner rank"
+        ) from loss
+    # A run that began with another's checkpoint begins with it again until it has its own.
+    fresh = config.resume == "never" or bool(store_of(config).steps())
+    again = replace(config, resume="auto") if fresh else config
+    return find_start(again, as_yaml(again))
+
+
+async def _train_from(
+    cast: Cast, workshop: Workshop, view: View, start: Start, ending: Ending | None
+) -> list[dict[str, float]]:
+    config = workshop.config
     tracker = build_tracker(
         config.tracking,
         workshop.run_dir,
@@ -58,6 +93,7 @@ async def train_with(
                 await controller.resume(start.state)
             else:
                 history.append(await controller.start())
+            cast.incidents.ended("learner")
             for step in range(start.step + 1, config.steps + 1):
                 history.append(await controller.step(step))
                 early = controller.guards.ending or (ending.stopped if ending else None)
@@ -113,8 +149,7 @@ async def make_controller(
             task.cancel()
         await asyncio.gather(*started, return_exceptions=True)
         raise
-    num_vllm_ranks = config.rollout.num_workers * config.rollout.tensor_parallel_size
-    await learner.attach(rollouts, num_vllm_ranks, config.weights.timeout_s)
+    learner.attach(rollouts)
     evaluator = Evaluator(
         workshop.source.name,
         workshop.held_out(),
@@ -133,7 +168,7 @@ async def make_controller(
     guards = Guards(config)
     guards.report("eval_overlap", workshop.overlap)
     guards.remember(start.history)
-    return Controller(config, parts, evaluator, recording, guards=guards, memory=cast.memory)
+    return Controller(config, parts, evaluator, recording, guards=guards, vitals=cast.vitals)
 
 
 async def load_learner(

@@ -8,6 +8,7 @@ loads, and the rollout worker serves only if the two agree name by name.
 """
 
 import mmap
+import multiprocessing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferEngine
 from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
 
+from actors.ending import end_with_parent
 from actors.fingerprint import fingerprint
 from actors.intake import ADAPTER_ID
 
@@ -206,6 +208,8 @@ def engine_name(backend: str) -> str:
 
 def register() -> None:
     """Make the engines known to vLLM; called by vLLM in each of its processes."""
+    if multiprocessing.parent_process() is not None:
+        end_with_parent()
     for name, engine in ENGINES.items():
         if name not in WeightTransferEngineFactory._registry:  # noqa: SLF001 - it has no query
             WeightTransferEngineFactory.register_engine(name, engine)

@@ -92,7 +92,7 @@ async def measure(size_mib: int, args: argparse.Namespace) -> list[dict[str, Any
                 model = Workshop(config).model_folder
                 rollouts, learner = await asyncio.gather(cast.rollouts(model), cast.learners())
                 await learner.load(model, training_phase(config), 900.0)
-                await learner.attach(rollouts, 1, 900.0)
+                learner.attach(rollouts)
                 for number in range(args.rounds + 1):
                     with Peaks() as peaks:
                         values = await learner.publish(number)

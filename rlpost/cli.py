@@ -25,6 +25,7 @@ _EPILOG = """examples:
   rlpost plan recipe=gsm8k_8gpu plan.node_cpus=96 plan.node_gpus=8
   rlpost simulate from=runs/NAME rollout.num_workers=64 mode=async
   rlpost submit recipe=gsm8k_8gpu cluster=kuberay cluster.image=my/rlpost:1.0 out=kube
+  rlpost chaos recipe=quickstart rollout.num_workers=2 checkpoint.every=1 chaos.num_faults=6
   rlpost objective plot mhpo clip holder mhpo:dhp=false out=pictures
   rlpost doctor
 
@@ -42,6 +43,7 @@ _COMMANDS = {
     "plan": "say what a job will do and need, and warn, before anything starts",
     "simulate": "run the real controller on a modelled cluster: recipe=... or from=RUN_DIRECTORY",
     "submit": "write a recipe as KubeRay's RayJob into out=FOLDER; it only renders, you apply it",
+    "chaos": "train while actors are killed and frozen on purpose, and say what was lost",
     "objective": "draw objectives: plot NAME[:field=value]... [out=FOLDER]",
     "doctor": "say what this machine can run, and what is wrong with a remedy",
 }
@@ -177,6 +179,7 @@ def _complete(words: list[str]) -> int:
             "plan": 1,
             "simulate": 1,
             "submit": 1,
+            "chaos": 1,
             "eval": 2,
         }.get(before[0])
         if skipped is None or len(before) < skipped:
@@ -228,6 +231,13 @@ def _plan(words: list[str]) -> int:
     return plan(words)
 
 
+def _chaos(words: list[str]) -> int:
+    from rlpost.chaos import read_words
+
+    plan, rest = read_words(words)
+    return _with_hydra(rest, lambda config: _programs("chaos").chaos(config, plan))
+
+
 def _simulate(words: list[str]) -> int:
     from rlpost.logs import set_up
     from rlpost.simulation.command import main as simulate
@@ -277,6 +287,7 @@ _RUN: dict[str, Callable[[list[str]], int]] = {
     "plan": _plan,
     "simulate": _simulate,
     "submit": _submit,
+    "chaos": _chaos,
     "objective": _objective,
     "doctor": _doctor,
 }

@@ -70,12 +70,12 @@ class Parts:
     reference: Reference | None
 
 
-Memory = Callable[[], Awaitable[Mapping[str, float]]]
-"""Measures `memory/<process>_gib` of the run's processes."""
+Vitals = Callable[[], Awaitable[Mapping[str, float]]]
+"""Measures how the run's processes are: `memory/<process>_gib`, `workers/<role>`, `faults/lost`."""
 
 
 async def nothing_measured() -> Mapping[str, float]:
-    """Measure the memory of no process."""
+    """Measure no process."""
     return {}
 
 
@@ -99,15 +99,15 @@ class Controller:
         build: Callable[[Sequence[Sample], BatchPlan, int], list[RankBatch]] = build_batches,
         *,
         guards: Guards | None = None,
-        memory: Memory = nothing_measured,
+        vitals: Vitals = nothing_measured,
     ) -> None:
         """`build` cuts a step's samples into what the learner's ranks train on.
 
-        `guards` knows what was seen before the run; `memory` measures its processes.
+        `guards` knows what was seen before the run; `vitals` measures its processes.
         """
         self.config = config
         self.guards = guards or Guards(config)
-        self.memory = memory
+        self.vitals = vitals
         self.parts = parts
         self.evaluator = evaluator
         self.recorder = recorder
@@ -181,7 +181,7 @@ class Controller:
             self.buffer.begin(self.version)
         values |= await self._evaluate(step, timer)
         with self._phase("guards", timer):
-            values |= await self.memory()
+            values |= await self.vitals()
         values |= timer.values()
         values["throughput/tokens_per_s"] = values["tokens/trained"] / values["time/step_s"]
         values |= self.guards.look(step, values)

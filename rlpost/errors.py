@@ -21,6 +21,10 @@ class ActorError(RlpostError, RuntimeError):
     """An actor died or raised; the message names the actor, its node and the cause."""
 
 
+class LostError(ActorError):
+    """An actor is gone: it died, hung and was killed, or its node was lost."""
+
+
 class WeightSyncError(RlpostError, RuntimeError):
     """The weights that arrived in a rollout worker are not the weights that were sent."""
 

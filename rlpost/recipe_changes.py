@@ -17,6 +17,7 @@ _FREE = (
     "tracking.",
     "ray.",
     "guards.",
+    "supervision.",
     "eval.",
     "weights.",
     "learner.node_labels",

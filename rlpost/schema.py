@@ -308,6 +308,17 @@ class GuardsConfig:
 
 
 @dataclass(kw_only=True)
+class SupervisionConfig:
+    """What is done about actors that die or hang; see docs/faults.md."""
+
+    max_restarts: int = 10  # of all actors together within `window_s`; one more ends the run
+    window_s: float = 3600.0
+    attempts: int = 3  # of one request, each on another actor
+    heartbeat_s: float = 10.0  # between questions for a sign of life
+    heartbeat_timeout_s: float = 120.0  # without one an actor is killed
+
+
+@dataclass(kw_only=True)
 class RayConfig:
     """Which Ray to run on; `address=null` starts one on this machine, bound to loopback."""
 
@@ -360,6 +371,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     guards: GuardsConfig = field(default_factory=GuardsConfig)
+    supervision: SupervisionConfig = field(default_factory=SupervisionConfig)
     ray: RayConfig = field(default_factory=RayConfig)
 
     @property

@@ -62,7 +62,7 @@ def run(steps, *overrides, rewards=None, said=None, memory=no_memory, engine=Sco
     parts = Parts(prompts=Prompts(), rollouts=fake, verifiers=fake, learner=learner, reference=None)
 
     async def story():
-        controller = Controller(config, parts, None, record, memory=memory)
+        controller = Controller(config, parts, None, record, vitals=memory)
         try:
             await controller.start()
             for step in range(1, steps + 1):

@@ -1,0 +1,77 @@
+"""A Ray actor as the driver sees it: a name that lasts, and the process that has it for now."""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from actors.failures import told
+from rlpost.errors import DeadlineError
+
+PULSE = "pulse"  # the concurrency group of actors that do one thing at a time
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Actor:
+    """One actor, with the name and node that its failures are reported under.
+
+    `life` counts the processes that have had the name. `overlapping` says that the actor serves
+    many calls at once; another has a thread of its own for its pulse.
+    """
+
+    name: str
+    node: str
+    node_id: str
+    handle: Any
+    overlapping: bool
+    life: int = 1
+
+    async def call(self, verb: str, *arguments: Any, timeout_s: float) -> Any:
+        """Call a method and wait for its result; who stops waiting calls it off.
+
+        Raises:
+            DeadlineError: no answer within `timeout_s`.
+            LostError: the actor died.
+            ActorError: it raised something that is not an `RlpostError`.
+        """
+        reference = getattr(self.handle, verb).remote(*arguments)
+        return await self._answer(reference, verb, timeout_s)
+
+    async def pulse(self, timeout_s: float) -> None:
+        """Wait for a sign of life, whatever else the actor is doing.
+
+        Raises:
+            DeadlineError: none came within `timeout_s`.
+            LostError: the actor died.
+        """
+        method = self.handle.pulse
+        if not self.overlapping:
+            method = method.options(concurrency_group=PULSE)
+        await self._answer(method.remote(), "pulse", timeout_s)
+
+    async def _answer(self, reference: Any, verb: str, timeout_s: float) -> Any:
+        place = self.place
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.wrap_future(reference.future())
+        except TimeoutError:
+            raise DeadlineError(f"{place} did not finish {verb} within {timeout_s:g} s") from None
+        except (RayActorError, RayTaskError) as error:
+            raise told(place, verb, error) from error
+        except asyncio.CancelledError:
+            if self.overlapping:
+                ray.cancel(reference)
+            raise
+
+    def kill(self) -> None:
+        """End the process that has the name now."""
+        with contextlib.suppress(Exception):
+            ray.kill(self.handle)
+
+    @property
+    def place(self) -> str:
+        """The actor and its node, as messages name them."""
+        return f"{self.name} on node {self.node}"

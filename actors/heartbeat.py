@@ -1,0 +1,54 @@
+"""Asks every actor for signs of life, so that one that hangs is found out and ended."""
+
+import asyncio
+from collections.abc import Callable
+
+from actors.actor import Actor
+from rlpost.errors import DeadlineError, RlpostError
+from rlpost.schema import SupervisionConfig
+
+Lost = Callable[[Actor, int, str], None]
+
+
+class Heartbeat:
+    """Use: `watch(actor, lost)` once an actor has begun, `await close()` at the end.
+
+    `lost(actor, life, cause)` is called once for a life that has ended: of itself, or because it
+    gave no sign for too long and was killed, so that whoever waits for its answers is told.
+    """
+
+    def __init__(self, rules: SupervisionConfig) -> None:
+        self.rules = rules
+        self._tasks: dict[Actor, asyncio.Task[None]] = {}
+
+    def watch(self, actor: Actor, lost: Lost) -> None:
+        """Watch this life of an actor."""
+        if (before := self._tasks.get(actor)) is not None:
+            before.cancel()
+        self._tasks[actor] = asyncio.ensure_future(self._watch(actor, actor.life, lost))
+
+    async def _watch(self, actor: Actor, life: int, lost: Lost) -> None:
+        limit_s = self.rules.heartbeat_timeout_s
+        cause = ""
+        while not cause:
+            await asyncio.sleep(self.rules.heartbeat_s)
+            if actor.life != life:
+                return
+            try:
+                await actor.pulse(limit_s)
+            except DeadlineError:
+                actor.kill()
+                cause = (
+                    f"{actor.place} gave no sign of life for supervision.heartbeat_timeout_s="
+                    f"{limit_s:g} s and was killed"
+                )
+            except RlpostError as error:
+                cause = str(error)
+        if actor.life == life:
+            lost(actor, life, cause)
+
+    async def close(self) -> None:
+        """Watch nothing any more."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
