@@ -34,10 +34,10 @@ class Striker:
     What it does is kept in `chaos.jsonl`.
     """
 
-    def __init__(self, view: View, cast: Cast, faults: Sequence[Fault], folder: Path) -> None:
+    def __init__(self, view: View, cast: Cast, faults: Sequence[Fault], run_dir: str) -> None:
         self.view = view
         self.cast = cast
-        self.folder = folder
+        self.folder = Path(run_dir)
         self._due = {(fault.step, fault.phase): fault for fault in faults}
         self._step = 1
         self._striking: set[asyncio.Task[None]] = set()
@@ -116,7 +116,7 @@ async def _train(
     """Return what does not hold of the run."""
     async with running(config, TRAINING_ROLES) as cast:
         with Console(total_steps=config.steps, title=f"{len(faults)} faults") as view:
-            striker = Striker(view, cast, faults, Path(config.run_dir))
+            striker = Striker(view, cast, faults, config.run_dir)
             await train_with(cast, config, preparing, striker)
             claims = audit(config)
             view.message(f"{len(faults)} faults, {cast.incidents.num_losses} actors lost")

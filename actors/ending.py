@@ -1,4 +1,4 @@
-"""Ends a run on SIGINT or SIGTERM at once, on SIGUSR1 in good time, and orphans with their parent."""
+"""Ends a run on SIGINT or SIGTERM at once, on SIGUSR1 in good time; orphans, with their parent."""
 
 import contextlib
 import ctypes

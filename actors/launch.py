@@ -1,7 +1,6 @@
 """From a recipe to running actors and back to nothing."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager

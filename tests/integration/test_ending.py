@@ -1,6 +1,7 @@
 """How runs end that do not end well: all processes gone, and a message that says who and why."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ import pytest
 from actors.launch import running
 from rlpost.batching import BatchPlan, Sample, build_batches
 from rlpost.config import load
-from rlpost.errors import ActorError
+from rlpost.errors import LostError
 from rlpost.learning import training_phase
 from rlpost.models import prepare_model
 from rlpost.types import Prompt, Trajectory
@@ -92,7 +93,7 @@ def trajectory():
 
 async def deaths(config, folder):
     """Kill one actor after another; return what each is told as, who is left, and how late."""
-    told = {}
+    told, answers = {}, {}
     prepare_model(config, folder)
     plan = BatchPlan(
         num_minibatches=1,
@@ -120,23 +121,28 @@ async def deaths(config, folder):
             for actor in cast.actors
         }
         for name, call in calls.items():
-            await call()
+            first = await call()
             processes[name].kill()
             killed = time.monotonic()
             try:
-                await call()  # the learner's other rank waits in a collective for its dead peer
-            except ActorError as error:
+                # The learner's other rank waits in a collective for its dead peer.
+                answers[name] = (first, await call())
+            except LostError as error:
                 told[name] = str(error)
+        events = (Path(config.run_dir) / "incidents.jsonl").read_text().splitlines()
+        told |= {one["actor"]: one["cause"] for one in map(json.loads, events) if "cause" in one}
     left = still_alive(processes.values(), ENDING_S)
-    return told, left, time.monotonic() - killed
+    return told, answers, left, time.monotonic() - killed
 
 
 def test_a_killed_actor_is_named_with_its_node_and_cause(ray_session, cpus, tmp_path):
     overrides = ["learner.num_ranks=2", "learner.num_cpus=0.5", "kl_coef=0.01"]
-    config = load("quickstart", [cpus, *overrides])
-    told, left, seconds = asyncio.run(deaths(config, tmp_path / "model"))
+    config = load("quickstart", [cpus, *overrides, f"run_dir={tmp_path}"])
+    told, answers, left, seconds = asyncio.run(deaths(config, tmp_path / "model"))
     for name in ("reference-0", "reward-0", "learner-1"):
         assert re.match(rf"{name} on node [\d.]+ died during \w+: ", told[name])
         assert "exit" in told[name] or "killed" in told[name]
+    assert set(answers) == {"reference-0", "reward-0"}  # their successors give the same answers
+    assert all(before == after for before, after in answers.values())
     assert not left
     assert seconds < ENDING_S
