@@ -44,6 +44,7 @@ def _positive(config: RunConfig) -> Problems:
         "reward.num_processes": config.reward.num_processes,
         "learner.num_ranks": config.learner.num_ranks,
         "learner.micro_batch_size": config.learner.micro_batch_size,
+        "supervision.attempts": config.supervision.attempts,
         "sampling.max_prompt_tokens": config.sampling.max_prompt_tokens,
         "sampling.max_response_tokens": config.sampling.max_response_tokens,
     }
@@ -54,6 +55,9 @@ def _positive(config: RunConfig) -> Problems:
         "learner.learning_rate": config.learner.learning_rate,
         "reward.timeout_s": config.reward.timeout_s,
         "rollout.kv_cache_gib": config.rollout.kv_cache_gib,
+        "supervision.window_s": config.supervision.window_s,
+        "supervision.heartbeat_s": config.supervision.heartbeat_s,
+        "supervision.heartbeat_timeout_s": config.supervision.heartbeat_timeout_s,
     }
     for name, value in amounts.items():
         if not value > 0:
@@ -64,6 +68,11 @@ def _positive(config: RunConfig) -> Problems:
             f"learner.micro_batch_tokens={budget} must hold the longest sequence of {longest} "
             "tokens (sampling.max_prompt_tokens + sampling.max_response_tokens): raise it, or use "
             "null for micro-batches of learner.micro_batch_size sequences"
+        )
+    if config.supervision.max_restarts < 0:
+        yield (
+            "supervision.max_restarts must be 0 (the first loss ends the run) or more, got "
+            f"{config.supervision.max_restarts}"
         )
     if config.kl_coef < 0:
         yield f"kl_coef must be 0 or more, got {config.kl_coef}: 0 switches the penalty off"

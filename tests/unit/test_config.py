@@ -36,6 +36,8 @@ BAD = {
         ["max_replacements=4", "group_size=1", "advantage=reinforce_baseline"],
         "group_size=1 leaves no other",
     ),
+    "fewer than no restarts": (["supervision.max_restarts=-1"], "supervision.max_restarts must be"),
+    "no sign of life": (["supervision.heartbeat_s=0"], "supervision.heartbeat_s must be positive"),
     "no checkpoint kept": (["checkpoint.keep=0"], "checkpoint.keep must be at least 1, got 0"),
     "unknown protocol": (["checkpoint.url=nowhere://x"], "fsspec knows no protocol nowhere"),
     "token budget": (["learner.micro_batch_tokens=9"], "must hold the longest sequence of 20 tok"),
