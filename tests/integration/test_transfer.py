@@ -17,7 +17,7 @@ from actors.policy_source import PolicySource
 from actors.publish import RolloutClient, ShmSender
 from rlpost.config import load
 from rlpost.controller import Controller, Parts
-from rlpost.errors import ActorError, WeightSyncError
+from rlpost.errors import LostError, WeightSyncError
 from rlpost.learning import TokenPolicy
 from rlpost.models import load_policy, load_tokenizer, prepare_model
 from rlpost.types import Prompt, Sampling
@@ -147,7 +147,7 @@ async def story(config, folder):
     torch.manual_seed(0)
     async with running(config, ("rollout",)) as cast:
         pool = await cast.rollouts(folder)
-        receivers = pool.receivers()
+        receivers = pool.changed_receivers()
         source = PolicySource(policy, 2**20)
         client = RolloutClient(receivers, source, ray.get_runtime_context().get_node_id(), 60.0)
         sender = FlippingSender(source, client, rank=0)
@@ -155,6 +155,7 @@ async def story(config, folder):
         async def publish(version):
             client.version = version
             await asyncio.to_thread(sender.send_weights)
+            pool.published(client.lost)
 
         await publish(0)
         states = {1: shaken(policy)}  # they differ from those that vLLM was started with
@@ -186,16 +187,18 @@ async def story(config, folder):
             seen["skipped"] = str(error)
 
         engines = engine_processes()
+        [actor] = pool.crew.actors
         asking = asyncio.gather(
-            *(pool.generate(prompt(config), 8, SAMPLING) for _ in range(8)), return_exceptions=True
+            *(actor.call("generate", prompt(config), 8, SAMPLING, timeout_s=60) for _ in range(8)),
+            return_exceptions=True,
         )
         started = time.monotonic()
         for process in engines:
             os.kill(process.pid, signal.SIGKILL)
         await asking
         try:
-            await pool.generate(prompt(config), 8, SAMPLING)
-        except ActorError as error:
+            await actor.call("generate", prompt(config), 8, SAMPLING, timeout_s=60)
+        except LostError as error:
             seen["death"] = str(error)
         seen["noticed_s"] = time.monotonic() - started
     seen["ended_s"] = time.monotonic() - started
