@@ -246,7 +246,7 @@ def sockets():
     found = []
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         with contextlib.suppress(psutil.Error):
-            name = process.cmdline()[0]
+            name = " ".join(process.cmdline()[:1])  # one that has just ended has none
             connections = process.net_connections("inet")
             found += [(name, c.laddr.ip) for c in connections if c.status == psutil.CONN_LISTEN]
     return found
