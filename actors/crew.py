@@ -53,6 +53,7 @@ class Crew:
         self.proves = proves
         self.on_arrival: Callable[[], Awaitable[None]] | None = None  # brings what it is to prove
         self._begin: Begin
+        self._positions = {actor: index for index, actor in enumerate(self.actors)}
         self._loads = Loads(len(self.actors))
         for index in range(len(self.actors)):
             self._loads.leave(index)
@@ -153,7 +154,7 @@ class Crew:
 
     def lose(self, actor: Actor, life: int, cause: str) -> None:
         """Replace an actor, unless that life of it has been replaced already."""
-        index = self.actors.index(actor)
+        index = self._positions[actor]
         if actor.life != life or index in self._replacing:
             return
         self._loads.leave(index)
@@ -200,7 +201,7 @@ class Crew:
 
     def serve(self, actor: Actor, life: int) -> None:
         """Give an actor requests, if it has begun and that is still the life that is meant."""
-        index = self.actors.index(actor)
+        index = self._positions[actor]
         if actor.life != life or index in self._replacing:
             return
         self._loads.join(index)

@@ -1,10 +1,14 @@
 """What a failed call to an actor is told as: who, on which node, in what, and why."""
 
+import re
+
 from ray.exceptions import RayActorError, RayTaskError
 
 from rlpost.errors import ActorError, LostError, RlpostError
 
 _ADVICE = "Some common causes include"  # Ray's, in general; ours names the particular
+# How the loss of a peer, a link or a device looks to a process that outlives it, of no more use.
+_BROKEN = re.compile(r"gloo/|NCCL|CUDA error|Connection (closed|reset) by peer|Dist\w+Error")
 
 
 def told(place: str, verb: str, error: RayActorError | RayTaskError) -> RlpostError:
@@ -20,7 +24,9 @@ def told(place: str, verb: str, error: RayActorError | RayTaskError) -> RlpostEr
     cause = error.cause
     if isinstance(cause, RlpostError):
         return type(cause)(f"{place} failed in {verb}: {cause}")
-    return ActorError(f"{place} failed in {verb}: {type(cause).__name__}: {cause}")
+    said = f"{type(cause).__name__}: {cause}"
+    kind = LostError if _BROKEN.search(said) else ActorError
+    return kind(f"{place} failed in {verb}: {said}")
 
 
 def _cause_of_death(error: RayActorError) -> str:

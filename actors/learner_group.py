@@ -36,7 +36,7 @@ class LearnerGroup:
 
     async def connect(self, timeout_s: float) -> None:
         """Let the ranks find each other, at an address on the first rank's node."""
-        address, port = await self.actors[0].call("address", timeout_s=timeout_s)
+        [(address, port)] = await _together([self.actors[0].call("address", timeout_s=timeout_s)])
         await self._all("connect", address, port, timeout_s=timeout_s)
 
     async def check_run_dir(self, run_dir: Path, timeout_s: float) -> None:
@@ -109,7 +109,7 @@ class LearnerGroup:
         found: list[FileEntry] = []
         while waiting:
             for rank, actor in list(waiting.items()):
-                entries = await actor.call("written", timeout_s=self.timeout_s)
+                [entries] = await _together([actor.call("written", timeout_s=self.timeout_s)])
                 if entries is not None:
                     found += entries
                     del waiting[rank]

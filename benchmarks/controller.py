@@ -20,11 +20,17 @@ import psutil
 import torch
 from measured import write_json
 
-from actors.handles import Actor, RolloutPool
+from actors.actor import Actor
+from actors.alarm import Alarm
+from actors.crew import Care, Crew
+from actors.handles import RolloutPool
+from actors.heartbeat import Heartbeat
 from rlpost.batching import RankBatch
 from rlpost.config import load
 from rlpost.controller import Controller, Parts
+from rlpost.incidents import Incidents
 from rlpost.metrics import Metrics
+from rlpost.schema import SupervisionConfig
 from rlpost.types import Group, Prompt, Trajectory, Verdict
 
 TOKENS, GROUP = 128, 8
@@ -92,6 +98,28 @@ class World:
         """Keep nothing."""
 
 
+async def instant_crew(num_workers: int, world: World) -> Crew:
+    """Return workers that answer at once and are never lost."""
+    rules = SupervisionConfig(heartbeat_s=3600.0)
+
+    async def begin(worker: Actor) -> None:
+        del worker
+
+    care = Care(
+        renew=begin,
+        incidents=Incidents(rules, Path("nowhere")),
+        alarm=Alarm(),
+        heartbeat=Heartbeat(rules),
+    )
+    workers = [
+        Instant(name=f"rollout-{i}", node="", node_id="", handle=world, overlapping=True)
+        for i in range(num_workers)
+    ]
+    crew = Crew("rollout", workers, care, 60.0, proves=False)
+    await crew.start(begin)
+    return crew
+
+
 async def measure(num_workers: int, prompts: int, steps: int) -> dict[str, float]:
     """Return the driver's milliseconds a trajectory and its memory."""
     config = load(
@@ -107,13 +135,10 @@ async def measure(num_workers: int, prompts: int, steps: int) -> dict[str, float
         ],
     )
     world = World()
-    workers = [
-        Instant(name=f"rollout-{i}", node="here", node_id="here", handle=world)
-        for i in range(num_workers)
-    ]
+    crew = await instant_crew(num_workers, world)
     parts = Parts(
         prompts=world,
-        rollouts=RolloutPool(workers, 60.0),
+        rollouts=RolloutPool(crew, 60.0),
         verifiers=world,
         learner=world,  # pyrefly: ignore[bad-argument-type]  # it saves and exports nothing
         reference=None,
@@ -130,6 +155,7 @@ async def measure(num_workers: int, prompts: int, steps: int) -> dict[str, float
             memory.append(process.memory_info().rss / 2**20)
         sys.stderr.write(f"\r{num_workers} workers: step {step} of {steps}")
     await controller.close()
+    await crew.care.heartbeat.close()
     return {
         "workers": num_workers,
         "ms_a_trajectory": statistics.median(took),

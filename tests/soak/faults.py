@@ -1,0 +1,114 @@
+"""Strike runs of several shapes with faults for hours, round after round, and report each.
+
+    python tests/soak/faults.py --hours 2 --out FOLDER [override]...
+
+A round is one `rlpost chaos` run of a small task: in turn one learner rank in `mode=sync`, two with
+ZeRO 2, `mode=async`, and a LoRA adapter. Each has 20 faults of every kind in 60 steps. What
+a round lost, by its own audit, by a hang or by processes left over, is a failure, and the exit code
+is 1 then. `report.json` has every round.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+REPOSITORY = Path(__file__).parents[2]
+RLPOST = Path(sys.executable).with_name("rlpost")
+RECIPE = [
+    "recipe=quickstart",
+    "objective=mhpo",
+    "steps=60",
+    "eval.every=20",
+    "kl_coef=0.001",
+    "checkpoint.every=1",
+    "ray.num_cpus=8",
+    "rollout.num_workers=2",
+    "reward.num_workers=2",
+    "supervision.heartbeat_s=1",
+    "supervision.heartbeat_timeout_s=15",
+    "chaos.num_faults=20",
+    "chaos.kinds=kill,freeze,stall,kill_engine,freeze_engine",
+]
+SHAPES = {
+    "sync": [],
+    "two ranks": ["learner.num_ranks=2", "learner.zero_stage=2"],
+    "async": ["mode=async", "max_staleness=2", "old_logprobs=behavior"],
+    "adapter": ["model.lora.rank=8", "model.lora.transfer=adapter", "learner.learning_rate=0.003"],
+}
+LIMIT_S = 1800.0  # a round; 20 faults of 30 s each and the steps take half of it
+VANISHING_S = 30.0
+
+
+def run(words, log):
+    """Run one round; return its exit code, None for a hang, and what outlived it."""
+    command = [str(RLPOST), "chaos", *words]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=file, stderr=file)
+        driver, descendants, began = psutil.Process(process.pid), set(), time.monotonic()
+        while process.poll() is None and time.monotonic() - began < LIMIT_S:
+            with contextlib.suppress(psutil.Error):
+                descendants.update(driver.children(recursive=True))
+            time.sleep(0.2)
+        code = process.poll()
+        process.kill()
+        process.wait()
+    left = psutil.wait_procs(list(descendants), timeout=VANISHING_S)[1]
+    return code, [one.name() for one in left if one.is_running()]
+
+
+def events(path):
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def told(folder):
+    """Return what the run's own files say."""
+    incidents = events(folder / "incidents.jsonl")
+    back = [one["after_s"] for one in incidents if one["event"] == "back"]
+    accuracy = [
+        v for line in events(folder / "metrics.jsonl") for k, v in line.items() if "@1" in k
+    ]
+    return {
+        "faults": len(events(folder / "chaos.jsonl")),
+        "lost": sum(one["event"] == "lost" for one in incidents),
+        "back_s_mean": round(sum(back) / len(back), 1) if back else None,
+        "back_s_max": max(back, default=None),
+        "accuracy": accuracy[-1] if accuracy else None,
+    }
+
+
+def main() -> int:
+    """Run rounds until the time is over."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hours", type=float, default=2.0)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("overrides", nargs="*")
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    deadline, rounds = time.monotonic() + asked.hours * 3600, []
+    for number, shape in enumerate(itertools.cycle(SHAPES)):
+        if time.monotonic() > deadline:
+            break
+        folder, began = asked.out / f"round{number:03d}", time.monotonic()
+        words = [*RECIPE, *SHAPES[shape], *asked.overrides, f"chaos.seed={number}"]
+        code, left = run([*words, f"run_dir={folder}"], asked.out / f"round{number:03d}.txt")
+        minutes = round((time.monotonic() - began) / 60, 1)
+        rounds.append({"shape": shape, "code": code, "left": left, "min": minutes, **told(folder)})
+        (asked.out / "report.json").write_text(json.dumps(rounds, indent=1))
+        sys.stdout.write(f"{rounds[-1]}\n")
+        sys.stdout.flush()
+    failed = [one for one in rounds if one["code"] != 0 or one["left"]]
+    sys.stdout.write(f"{len(rounds)} rounds, {len(failed)} failed\n")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
