@@ -141,6 +141,7 @@ def export(checkpoint: Path, folder: Path) -> int:
     source = _policy_folder(checkpoint)
     with atomic_folder(folder) as temporary:
         shutil.copytree(source, temporary, dirs_exist_ok=True)
+    sys.stdout.write(f"{folder}: the policy of {source}\n")
     return 0
 
 

@@ -62,7 +62,7 @@ if [ ! -x "$venv/bin/python" ]; then
         install one, or name it: make PYTHON=/path/to/python3.11 ..."
     free_mib="$(df --output=avail -m . | tail -n1 | tr -d ' ')"
     needed_mib=5000
-    [ "$lane" != gpu ] || needed_mib=20000
+    [ "$lane" != gpu ] || needed_mib=12000
     [ "$free_mib" -ge "$needed_mib" ] ||
         die "$needed_mib MB of disk are needed here and $free_mib MB are free"
     say "making $venv with $("$python" --version) ($python)"
