@@ -22,11 +22,12 @@ Begin = Callable[[Actor], Awaitable[None]]
 class Care:
     """What looks after the actors of all crews.
 
-    `renew` puts a new process in an actor's place; losses are noted in `incidents`; `alarm` ends
-    the run when there were too many.
+    `renew` puts a new process in an actor's place, `settled` waits until the cluster has room for
+    it; losses are noted in `incidents`; `alarm` ends the run when there were too many.
     """
 
     renew: Begin
+    settled: Begin
     incidents: Incidents
     alarm: Alarm
     heartbeat: Heartbeat
@@ -43,10 +44,22 @@ class Crew:
     """
 
     def __init__(
-        self, role: str, actors: Sequence[Actor], care: Care, patience_s: float, *, proves: bool
+        self,
+        role: str,
+        actors: Sequence[Actor],
+        care: Care,
+        patience_s: float,
+        *,
+        proves: bool,
+        num_needed: int | None = None,
     ) -> None:
-        """`patience_s` is for how long a request waits until one of the actors serves."""
+        """`patience_s` is for how long a request waits until one of the actors serves.
+
+        The first `num_needed` actors, else all, must have begun before there is a crew; the others
+        join it when the cluster has room.
+        """
         self.role = role
+        self.num_needed = len(actors) if num_needed is None else num_needed
         self.actors = list(actors)
         self.care = care
         self.patience_s = patience_s
@@ -60,15 +73,18 @@ class Crew:
         self._replacing: dict[int, asyncio.Task[None]] = {}
         self._welcomes: set[asyncio.Task[None]] = set()
         self._arrival = asyncio.Event()
+        self._ended = asyncio.Event()
 
     async def start(self, begin: Begin) -> None:
-        """Have every actor begin, those that are lost in it once more.
+        """Have every actor that is needed begin, those that are lost in it once more.
 
         Raises:
             RlpostError: one cannot begin.
         """
         self._begin = begin
-        tasks = [asyncio.ensure_future(self._start(index)) for index in range(len(self.actors))]
+        for index in range(self.num_needed, len(self.actors)):
+            self._replacing[index] = asyncio.ensure_future(self._bring(index, anew=False))
+        tasks = [asyncio.ensure_future(self._start(index)) for index in range(self.num_needed)]
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -108,6 +124,7 @@ class Crew:
                 cause = error
             finally:
                 self._loads.give_back(index)
+                self._ended.set()
         raise ActorError(
             f"one request lost supervision.attempts={attempts} {self.role} actors, each in turn; "
             f"the last: {cause}"
@@ -163,16 +180,33 @@ class Crew:
         except ActorError as error:
             self.care.alarm.ring(error)
             return
-        self._replacing[index] = asyncio.ensure_future(self._replace(index))
+        self._replacing[index] = asyncio.ensure_future(self._bring(index, anew=True))
 
-    async def _replace(self, index: int) -> None:
-        """Put new processes in an actor's place until one begins."""
+    def retire(self, actor: Actor, cause: str) -> None:
+        """Give an actor nothing more, and have it begin elsewhere once its requests have ended."""
+        index = self._positions[actor]
+        if index not in self._replacing:
+            self.care.incidents.leaves(actor.name, cause)
+            self._loads.leave(index)
+            self._replacing[index] = asyncio.ensure_future(self._move(index))
+
+    async def _move(self, index: int) -> None:
+        while self._loads.in_hand(index):
+            self._ended.clear()
+            await self._ended.wait()
+        await self._bring(index, anew=True)
+
+    async def _bring(self, index: int, *, anew: bool) -> None:
+        """Have an actor begin when there is room; put new processes in its place until one does."""
         actor = self.actors[index]
         while True:
             try:
-                await self.care.renew(actor)
+                if anew:
+                    await self.care.renew(actor)
+                await self.care.settled(actor)
                 await self._begin(actor)
             except RlpostError as error:
+                anew = True
                 try:
                     self.care.incidents.note(actor.name, str(error))
                 except ActorError as last:

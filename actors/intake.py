@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from actors.fingerprint import check_arrival
+from rlpost.errors import LostError
 from rlpost.schema import LoraConfig, RunConfig
 
 ADAPTER_ID = 1  # vLLM's number for the one adapter of a worker
@@ -39,6 +40,7 @@ class WholeWeights:
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
+        self._under_way = False
 
     async def connect(self, info: Mapping[str, Any]) -> None:
         """Connect vLLM to the learner."""
@@ -49,8 +51,18 @@ class WholeWeights:
         )
 
     async def start(self) -> None:
-        """Prepare vLLM for new weights."""
+        """Prepare vLLM for new weights, also where a learner died in the middle of an update."""
+        if self._under_way:
+            await self._give_up()
+        self._under_way = True
         await self.engine.start_weight_update()
+
+    async def _give_up(self) -> None:
+        """End an update that has only begun; the next one replaces all that it brought."""
+        try:
+            await self.engine.finish_weight_update()
+        except Exception as error:
+            raise LostError(f"vLLM cannot end an update that has only begun: {error}") from error
 
     async def take(self, bucket: Mapping[str, Any]) -> None:
         """Load one bucket."""
@@ -61,6 +73,7 @@ class WholeWeights:
     async def finish(self) -> list[dict[str, int]]:
         """Let vLLM process the weights; return the fingerprints of what it loaded."""
         await self.engine.finish_weight_update()
+        self._under_way = False
         return await self.engine.collective_rpc("weight_fingerprints")
 
     def request(self) -> None:

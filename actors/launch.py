@@ -7,21 +7,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import ray
-
-from actors.actor import PULSE, Actor
+from actors.actor import Actor
 from actors.alarm import Alarm
 from actors.crew import Care, Crew
 from actors.ending import Ending
 from actors.handles import ReferenceHandle, RewardPool, RolloutPool
 from actors.heartbeat import Heartbeat
-from actors.learner import LearnerRank
 from actors.learner_group import LearnerGroup
 from actors.memory import resident_gib
-from actors.placement import Place, reserve
-from actors.reference import ReferencePolicy
-from actors.reward import RewardWorker
-from actors.rollout import RolloutWorker
+from actors.placement import leaving_nodes, reserve
+from actors.processes import OVERLAPPING, start_process
 from actors.runtime import ray_runtime
 from rlpost.errors import LostError
 from rlpost.incidents import Incidents
@@ -30,40 +25,8 @@ from rlpost.seats import Seat, seats
 
 log = logging.getLogger(__name__)
 
-_COMMON = {
-    "TOKENIZERS_PARALLELISM": "false",
-    "PYTHONWARNINGS": "ignore",
-    "PYTHONDONTWRITEBYTECODE": "",  # without cached bytecode vLLM takes a minute longer to start
-}
-
-_KINDS = {
-    "learner": LearnerRank,
-    "rollout": RolloutWorker,
-    "reference": ReferencePolicy,
-    "reward": RewardWorker,
-}
 _AT_ONCE_S = 5.0
-_OVERLAPPING = ("rollout", "reward")  # these serve many calls at once
-
-
-def _environment(config: RunConfig, role: str) -> dict[str, str]:
-    """Return the environment of a role's process: thread counts, and quiet libraries."""
-    if role == "rollout":
-        return _COMMON | {
-            "OMP_NUM_THREADS": str(config.rollout.num_threads),
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            # On CPU this, with the executor `uni`, keeps engine and worker in one process.
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if config.rollout.num_gpus else "0",
-            "VLLM_NO_USAGE_STATS": "1",
-            # vLLM compiles a few sampling functions even when eager: a minute of C++ on CPU.
-            "TORCH_COMPILE_DISABLE": "1" if config.rollout.enforce_eager else "0",
-            "VLLM_LOGGING_LEVEL": "WARNING",
-        }
-    threads = {"learner": config.learner.num_threads, "reference": config.reference.num_threads}
-    environment = _COMMON | {"OMP_NUM_THREADS": str(threads.get(role, 1))}
-    if role == "learner" and not config.learner.num_gpus:
-        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    return environment
+_ROOM_POLL_S = 2.0
 
 
 class Cast:
@@ -88,6 +51,7 @@ class Cast:
         self._crews: dict[str, Crew] = {}
         self._learners: LearnerGroup | None = None
         self._pool: RolloutPool | None = None
+        self._draining: asyncio.Future[None] | None = None
 
     async def rollouts(self, model_folder: Path) -> RolloutPool:
         """Start the rollout workers, once."""
@@ -96,6 +60,8 @@ class Cast:
             crew = self._crew("rollout", rollout.start_timeout_s)
             await self._start(crew, rollout.start_timeout_s, str(model_folder))
             self._pool = RolloutPool(crew, rollout.timeout_s + 60.0, rollout.tensor_parallel_size)
+            if self.config.ray.address is not None:
+                self._draining = asyncio.ensure_future(self._drain(crew))
         return self._pool
 
     async def rewards(self) -> RewardPool:
@@ -130,9 +96,10 @@ class Cast:
 
     async def vitals(self) -> dict[str, float]:
         """Return how the actors are: `memory/<process>_gib`, `workers/<role>`, `faults/lost`."""
-        calls = (a.call("__ray_call__", resident_gib, timeout_s=_AT_ONCE_S) for a in self.actors)
+        present = self._present()
+        calls = (a.call("__ray_call__", resident_gib, timeout_s=_AT_ONCE_S) for a in present)
         found = await asyncio.gather(*calls, return_exceptions=True)
-        answers = zip((actor.name for actor in self.actors), found, strict=True)
+        answers = zip((actor.name for actor in present), found, strict=True)
         sizes = {name: size for name, size in answers if isinstance(size, float)}
         sizes["driver"] = resident_gib(children=False)
         values = {f"memory/{name}_gib": size for name, size in sizes.items()}
@@ -143,16 +110,30 @@ class Cast:
         pairs = zip(self.seats, self.actors, strict=True)
         return [actor for seat, actor in pairs if seat.role == role]
 
+    def _present(self) -> list[Actor]:
+        """Return the actors that are there: not yet to come, and not being replaced."""
+        begun = {actor for crew in self._crews.values() for actor in crew.begun()}
+        begun.update(self._of("learner"))
+        return [actor for actor in self.actors if actor in begun]
+
     def _crew(self, role: str, patience_s: float) -> Crew:
         if role not in self._crews:
             care = Care(
                 renew=self._renew,
+                settled=self._settled,
                 incidents=self.incidents,
                 alarm=self.alarm,
                 heartbeat=self.heartbeat,
             )
-            proves = role == "rollout"
-            self._crews[role] = Crew(role, self._of(role), care, patience_s, proves=proves)
+            needed = sum(seat.role == role and not seat.elastic for seat in self.seats)
+            self._crews[role] = Crew(
+                role,
+                self._of(role),
+                care,
+                patience_s,
+                proves=role == "rollout",
+                num_needed=needed,
+            )
         return self._crews[role]
 
     async def _start(self, crew: Crew, limit_s: float, *arguments: Any) -> None:
@@ -168,22 +149,9 @@ class Cast:
             name=seat.name,
             node=place.node,
             node_id=place.node_id,
-            handle=self._handle(seat, place),
-            overlapping=seat.role in _OVERLAPPING,
+            handle=start_process(self.config, seat, place),
+            overlapping=seat.role in OVERLAPPING,
         )
-
-    def _handle(self, seat: Seat, place: Place) -> Any:
-        options: dict[str, Any] = {
-            "num_cpus": seat.num_cpus,
-            "num_gpus": seat.num_gpus,
-            "scheduling_strategy": place.strategy,
-            "runtime_env": {"env_vars": _environment(self.config, seat.role)},
-        }
-        if seat.role in _OVERLAPPING:
-            options["max_concurrency"] = 1000
-        else:
-            options["concurrency_groups"] = {PULSE: 1}
-        return ray.remote(**options)(_KINDS[seat.role]).remote(self.config, seat.index)
 
     async def _renew(self, actor: Actor) -> None:
         """End what is left of an actor and put a new process in its place."""
@@ -191,7 +159,24 @@ class Cast:
         actor.kill()
         actor.life += 1
         place = await asyncio.to_thread(self.reservation.place, position)
-        actor.handle = self._handle(self.seats[position], place)
+        actor.handle = start_process(self.config, self.seats[position], place)
+
+    async def _settled(self, actor: Actor) -> None:
+        """Wait until the cluster has room for an actor."""
+        position = self.actors.index(actor)
+        while True:
+            if await asyncio.to_thread(self.reservation.has_room, position):
+                return
+            await asyncio.sleep(_ROOM_POLL_S)
+
+    async def _drain(self, crew: Crew) -> None:
+        """Have workers leave the nodes that Ray has been told to drain."""
+        while True:
+            await asyncio.sleep(self.config.supervision.heartbeat_s)
+            nodes = await asyncio.to_thread(leaving_nodes)
+            for actor in crew.serving():
+                if actor.node_id in nodes:
+                    crew.retire(actor, f"node {actor.node} is to be drained")
 
     def _locate(self, actor: Actor) -> None:
         """Note on which node an actor is: after the loss of one, its successor is on another."""
@@ -200,9 +185,11 @@ class Cast:
 
     async def close(self) -> None:
         """End all actors: politely for a moment, then at once."""
+        if self._draining is not None:
+            self._draining.cancel()
         await self.heartbeat.close()
         await asyncio.gather(*(crew.close() for crew in self._crews.values()))
-        polite = [actor.call("close", timeout_s=3.0) for actor in self.actors if actor.overlapping]
+        polite = [a.call("close", timeout_s=3.0) for a in self._present() if a.overlapping]
         await asyncio.gather(*polite, return_exceptions=True)
         for actor in self.actors:
             actor.kill()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private.state import state
 from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -31,10 +32,17 @@ class Reservation:
     def __init__(self, bundles: Mapping[int, tuple[PlacementGroup, int]]) -> None:
         self._bundles = bundles
 
+    def has_room(self, position: int) -> bool:
+        """Say whether an actor has a place, on a node that nobody is about to take away."""
+        group, index = self._bundles[position]
+        table = ray.util.placement_group_table(group)
+        node_id = table["bundles_to_node_id"].get(index)
+        return table["state"] == "CREATED" and node_id not in leaving_nodes()
+
     def place(self, position: int) -> Place:
         """Return where an actor goes as things stand: a bundle moves when its node is lost."""
         group, index = self._bundles[position]
-        node_id = ray.util.placement_group_table(group)["bundles_to_node_id"][index]
+        node_id = ray.util.placement_group_table(group)["bundles_to_node_id"].get(index, "")
         names = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
         return Place(
             strategy=PlacementGroupSchedulingStrategy(
@@ -52,12 +60,13 @@ class Reservation:
 
 
 def reserve(wanted: Sequence[Seat], timeout_s: float) -> Reservation:
-    """Reserve all bundles at once.
+    """Reserve all bundles at once, those of elastic actors for when there is room.
 
     Raises:
         ResourceError: the cluster is too small, or too busy within `timeout_s`.
     """
-    for problem in misfits(wanted, nodes()):
+    needed = [seat for seat in wanted if not seat.elastic]
+    for problem in misfits(needed, nodes()):
         raise ResourceError(problem)
     bundles: dict[int, tuple[PlacementGroup, int]] = {}
     for positions in together(wanted):
@@ -65,16 +74,23 @@ def reserve(wanted: Sequence[Seat], timeout_s: float) -> Reservation:
         bundles |= {position: (group, index) for index, position in enumerate(positions)}
     reservation = Reservation(bundles)
     deadline = time.monotonic() + timeout_s
-    for group, _ in bundles.values():
+    for position, (group, _) in bundles.items():
+        if wanted[position].elastic:
+            continue
         if not group.wait(max(0.0, deadline - time.monotonic())):
             reservation.release()
             raise ResourceError(
-                f"the cluster could not place {len(wanted)} actors within "
-                f"ray.placement_timeout_s={timeout_s:g}: {terms(wanted, 'CPU')}; "
-                f"{terms(wanted, 'GPU')}; free now: {_free(ray.available_resources())}. "
+                f"the cluster could not place {len(needed)} actors within "
+                f"ray.placement_timeout_s={timeout_s:g}: {terms(needed, 'CPU')}; "
+                f"{terms(needed, 'GPU')}; free now: {_free(ray.available_resources())}. "
                 "Stop other jobs, or ask for less"
             )
     return reservation
+
+
+def leaving_nodes() -> set[str]:
+    """Return the ids of the nodes that Ray has been told to drain."""
+    return set(state.get_draining_nodes())
 
 
 def _group(seats: Sequence[Seat]) -> PlacementGroup:

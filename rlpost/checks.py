@@ -69,6 +69,9 @@ def _positive(config: RunConfig) -> Problems:
             "tokens (sampling.max_prompt_tokens + sampling.max_response_tokens): raise it, or use "
             "null for micro-batches of learner.micro_batch_size sequences"
         )
+    least, most = config.rollout.min_workers, config.rollout.num_workers
+    if least is not None and not 1 <= least <= most:
+        yield f"rollout.min_workers={least} must be from 1 to rollout.num_workers={most}"
     if config.supervision.max_restarts < 0:
         yield (
             "supervision.max_restarts must be 0 (the first loss ends the run) or more, got "

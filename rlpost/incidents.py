@@ -63,6 +63,12 @@ class Incidents:
             raise ActorError(self._history(now))
         log.warning("%s (loss %d of this run): replacing %s", cause, self.num_losses, actor)
 
+    def leaves(self, actor: str, cause: str) -> None:
+        """Note that an actor has been asked to go, which is no loss."""
+        self._lost_at.setdefault(actor, self._clock())
+        self._keep({"event": "leaves", "actor": actor, "cause": cause})
+        log.warning("%s: %s begins elsewhere when there is room", cause, actor)
+
     def away_s(self, actor: str) -> float | None:
         """Return for how long an actor has been lost, None if it is not."""
         lost_at = self._lost_at.get(actor)

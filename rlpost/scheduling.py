@@ -39,6 +39,10 @@ class Loads:
             self._loads[index] -= _AWAY
             self.num_present += 1
 
+    def in_hand(self, index: int) -> int:
+        """Return how many requests a worker has, also one that has left."""
+        return int(self._loads[index]) % _AWAY
+
     def is_away(self, index: int) -> bool:
         """Whether this worker has left."""
         return bool(self._loads[index] >= _AWAY // 2)

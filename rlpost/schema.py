@@ -124,6 +124,7 @@ class RolloutConfig:
     """vLLM workers, each one engine in one actor."""
 
     num_workers: int = 1
+    min_workers: int | None = None  # the run begins with so many, others join later; null: all
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     num_threads: int = 1

@@ -12,6 +12,7 @@ class Seat:
     """An actor to be placed: its role, its index in the role, its resources, and where it may go.
 
     `placement` is how it lies to the others of its role, `node_labels` what its node must have.
+    The run begins without an `elastic` one, which joins when the cluster has room for it.
     """
 
     role: str
@@ -20,6 +21,7 @@ class Seat:
     num_gpus: float
     placement: Placement = Placement.pack
     node_labels: Mapping[str, str] = field(default_factory=dict)
+    elastic: bool = False
 
     @property
     def name(self) -> str:
@@ -51,6 +53,7 @@ def seats(config: RunConfig, roles: Sequence[str]) -> list[Seat]:
             num_gpus=num_gpus,
             placement=placements.get(role, Placement.pack),
             node_labels=getattr(config, role).node_labels,
+            elastic=role == "rollout" and index >= (rollout.min_workers or rollout.num_workers),
         )
         for role, (count, num_cpus, num_gpus) in table.items()
         if role in roles
@@ -59,11 +62,15 @@ def seats(config: RunConfig, roles: Sequence[str]) -> list[Seat]:
 
 
 def together(placed: Sequence[Seat]) -> list[list[int]]:
-    """Return which actors are reserved as one group: all that are packed, else a role's own."""
+    """Return which actors are reserved as one group: all that are packed, else a role's own.
+
+    An elastic one is a group by itself.
+    """
     groups: dict[tuple[Placement, str], list[int]] = {}
     for position, seat in enumerate(placed):
         role = "" if seat.placement is Placement.pack else seat.role
-        groups.setdefault((seat.placement, role), []).append(position)
+        whose = seat.name if seat.elastic else role
+        groups.setdefault((seat.placement, whose), []).append(position)
     return list(groups.values())
 
 

@@ -15,7 +15,7 @@ import ray
 import torch
 from safetensors.torch import load_file
 
-from actors import launch, programs, runtime
+from actors import processes, programs, runtime
 from actors.compare import compare
 from actors.learner import LearnerRank
 from rlpost.checkpoint import CheckpointStore
@@ -165,7 +165,7 @@ def troubled_learner():
 def test_an_adapter_alone_makes_vllm_the_learners_policy_and_one_altered_bit_stops_the_run(
     ray_session, cpus, short, metrics, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(launch._KINDS, "learner", troubled_learner())
+    monkeypatch.setitem(processes.KINDS, "learner", troubled_learner())
     adapter = ["model.lora.rank=4", "model.lora.transfer=adapter", "warmstart.steps=0"]
     with pytest.raises(WeightSyncError) as caught:
         programs.train(load("quickstart", [*short, *adapter, cpus, f"run_dir={tmp_path}"]))

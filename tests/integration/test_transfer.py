@@ -129,6 +129,22 @@ def parts_with(pool, publish, skipped):
     return Parts(prompts=none, rollouts=pool, verifiers=None, learner=Learner(), reference=None)
 
 
+async def interrupted(config, pool, policy, publish, client):
+    """Break two updates off, as a learner does that dies in them; return the gap after the next."""
+    for verb in ("end_bucket", "finish_weight_update"):
+
+        def die(*_):
+            raise OSError("the learner is gone")
+
+        shaken(policy)
+        setattr(client, verb, die)
+        with pytest.raises(OSError, match="the learner is gone"):
+            await publish(0)
+        delattr(client, verb)
+    await publish(0)
+    return gap(TokenPolicy(policy, 1.0), await pool.generate(prompt(config), 8, SAMPLING))
+
+
 def engine_processes():
     """Return the vLLM engines that this test session has started."""
     found = []
@@ -158,6 +174,7 @@ async def story(config, folder):
             pool.published(client.lost)
 
         await publish(0)
+        seen["interrupted"] = await interrupted(config, pool, policy, publish, client)
         states = {1: shaken(policy)}  # they differ from those that vLLM was started with
         await publish(1)
         seen["versions"] = dict(await pool.weight_versions())
@@ -214,6 +231,10 @@ def test_a_transfer_gives_vllm_the_learners_logprobs(seen):
     assert seen["versions"] == {"rollout-0": 1}
     assert seen["gap"] < 1e-5
     assert seen["same"]
+
+
+def test_an_update_that_a_dead_learner_began_does_not_spoil_the_next(seen):
+    assert seen["interrupted"] < 1e-5
 
 
 def test_new_weights_lose_no_response_and_each_token_names_those_that_sampled_it(seen):

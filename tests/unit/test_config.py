@@ -37,6 +37,7 @@ BAD = {
         "group_size=1 leaves no other",
     ),
     "fewer than no restarts": (["supervision.max_restarts=-1"], "supervision.max_restarts must be"),
+    "more than all workers": (["rollout.min_workers=2"], "must be from 1 to rollout.num_workers=1"),
     "no sign of life": (["supervision.heartbeat_s=0"], "supervision.heartbeat_s must be positive"),
     "no checkpoint kept": (["checkpoint.keep=0"], "checkpoint.keep must be at least 1, got 0"),
     "unknown protocol": (["checkpoint.url=nowhere://x"], "fsspec knows no protocol nowhere"),

@@ -15,7 +15,7 @@ def failed(cause):
     "said",
     [
         "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.2]",
-        "[enforce fail at /pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc] Timed out",
+        "[enforce fail at /pytorch/third_party/gloo/gloo/transport/tcp/x.cc] Timed out",
         "NCCL error in: ProcessGroupNCCL.cpp, remote process exited or network error",
         "CUDA error: an illegal memory access was encountered",
     ],

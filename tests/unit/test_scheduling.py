@@ -12,6 +12,7 @@ def test_a_worker_that_has_left_gets_nothing_and_keeps_its_count():
     loads.leave(1)
     assert loads.num_present == 2
     assert loads.is_away(1)
+    assert [loads.in_hand(index) for index in range(3)] == [2, 1, 1]
     assert [loads.take() for _ in range(3)] == [2, 0, 2]
     loads.give_back(1)  # what it had in hand went elsewhere
     loads.join(1)
