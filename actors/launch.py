@@ -86,6 +86,7 @@ class Cast:
             await group.connect(learner.start_timeout_s)
             self._learners = group
             for actor in group.actors:
+                await asyncio.to_thread(self._locate, actor)
                 self.heartbeat.watch(actor, lambda *lost: self.alarm.ring(LostError(lost[-1])))
         return self._learners
 

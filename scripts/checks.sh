@@ -18,4 +18,4 @@ check pyrefly check
 check hadolint docker/cpu.Dockerfile docker/gpu.Dockerfile
 [ "${1:-all}" = lint ] && exit
 check pytest --durations=10 --numprocesses=2 tests/unit
-check pytest --durations=20 tests/integration
+check pytest --durations=20 tests/integration tests/cluster
