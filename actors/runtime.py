@@ -4,19 +4,19 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from secrets import token_hex
+from typing import Any
 from unittest.mock import patch
 from uuid import uuid4
 
 import grpc
 import psutil
 import ray
-from ray._private import services
+from ray._private import services, worker
 from ray._private.node import Node
 from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
-from ray._private.worker import global_worker
 from ray._raylet import AuthenticationTokenLoader, Config  # pyrefly: ignore[missing-module-attribute]
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 from ray.exceptions import AuthenticationError
@@ -74,13 +74,14 @@ def ray_runtime(settings: RayConfig) -> Iterator[None]:
         undertaken = stack.enter_context(_undertaker()) if settings.address is None else None
         others = psutil.Process().children()
         ours = None
+        stack.enter_context(patch.object(worker, "print_to_stdstream", _noted))
         try:
             if settings.address is not None:
                 _connect(settings)
             else:
                 _start(settings)
-            if undertaken is not None and global_worker.node is not None:
-                undertaken(f"{global_worker.node.get_session_dir_path()}/")
+            if undertaken is not None and worker.global_worker.node is not None:
+                undertaken(f"{worker.global_worker.node.get_session_dir_path()}/")
             ours = _children_but(others)
             yield
         finally:
@@ -118,6 +119,11 @@ def _undertaker() -> Iterator[Callable[[str], None]]:
         with suppress(BrokenPipeError):
             stdin.close()
         process.wait()
+
+
+def _noted(told: Mapping[str, Any], **_: Any) -> None:
+    """Keep what Ray would print on the death of each worker, in ten lines; ours has one."""
+    log.debug("Ray: %s", " ".join(told["lines"]))
 
 
 def _start(settings: RayConfig) -> None:
