@@ -7,6 +7,7 @@ from typing import Any
 
 from rlpost.choices import OldLogprobs
 from rlpost.planning.memory import LearnerMemory, learner_memory
+from rlpost.planning.nodes import fill_nodes
 from rlpost.planning.shape import ITEM_BYTES, PolicyShape, num_buckets, policy_shape
 from rlpost.schema import RunConfig
 from rlpost.seats import Seat, seats, weight_backend
@@ -114,7 +115,7 @@ def make_plan(config: RunConfig, machines: Machines) -> Plan:
         engine=_engine(config, shape, machines),
         transfer=_transfer(config, shape),
         actors=_actors(placed),
-        nodes=_nodes(placed, machines),
+        nodes=fill_nodes(placed, machines.num_cpus, machines.num_gpus),
         machines=machines,
         learner_room_bytes=_learner_room(config, machines),
     )
@@ -199,22 +200,6 @@ def _actors(placed: Sequence[Seat]) -> dict[str, dict[str, float]]:
         )
         row["count"] += 1
     return actors
-
-
-def _nodes(placed: Sequence[Seat], machines: Machines) -> list[dict[str, int]]:
-    """Return each node's actors by role, packed in order into the first node with room."""
-    nodes: list[dict[str, int]] = []
-    free: list[tuple[float, float]] = []
-    for seat in placed:
-        needs = seat.num_cpus, seat.num_gpus
-        fitting = (i for i, (c, g) in enumerate(free) if c + 1e-6 >= needs[0] and g >= needs[1])
-        index = next(fitting, len(nodes))
-        if index == len(nodes):
-            nodes.append({})
-            free.append((machines.num_cpus, machines.num_gpus))
-        nodes[index][seat.role] = nodes[index].get(seat.role, 0) + 1
-        free[index] = (free[index][0] - needs[0], free[index][1] - needs[1])
-    return nodes
 
 
 def _learner_room(config: RunConfig, machines: Machines) -> int:

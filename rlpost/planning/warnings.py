@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from rlpost.choices import Offload
+from rlpost.choices import Offload, Placement
 from rlpost.planning.plan import Plan
 from rlpost.schema import RunConfig
 
@@ -11,14 +11,14 @@ _MARGIN = 1.15  # the estimate's own error, and what libraries take
 
 def warnings(config: RunConfig, plan: Plan) -> Iterator[str]:
     """Yield one sentence a problem."""
-    yield from _placement(plan)
+    yield from _placement(config, plan)
     yield from _learner(config, plan)
     yield from _host(config, plan)
     yield from _engine(config, plan)
     yield from _batch(config, plan)
 
 
-def _placement(plan: Plan) -> Iterator[str]:
+def _placement(config: RunConfig, plan: Plan) -> Iterator[str]:
     machines = plan.machines
     if machines.here and len(plan.nodes) > 1:
         yield (
@@ -33,6 +33,14 @@ def _placement(plan: Plan) -> Iterator[str]:
                 f"{row['num_gpus']:g} GPUs: nodes have {machines.num_cpus:g} and "
                 f"{machines.num_gpus:g}; lower {role}.num_cpus or num_gpus, or give plan.node_cpus "
                 "and plan.node_gpus"
+            )
+        count, role_config = row["count"], getattr(config, role)
+        together = getattr(role_config, "placement", None) is Placement.strict_pack
+        if together and count * row["num_gpus"] > machines.num_gpus:
+            yield (
+                f"{role}.placement=strict_pack puts {count:g} actors x {row['num_gpus']:g} GPUs = "
+                f"{count * row['num_gpus']:g} GPUs on one node, and nodes have "
+                f"{machines.num_gpus:g}: use {role}.placement=pack"
             )
 
 

@@ -16,8 +16,8 @@ from hosts import Host, hosts, unavailable
 REPOSITORY = Path(__file__).parents[2]
 START = [sys.executable, str(REPOSITORY / "cluster" / "bare_hosts.py")]
 TOKEN = "0123456789abcdef0123456789abcdef"
-HEALTH = {"initial_delay_ms": 1000, "period_ms": 1000, "timeout_ms": 2000, "failure_threshold": 3}
-"""A host that is silent is lost after about 3 x (1 + 2) s; Ray's own limits are longer."""
+HEALTH = {"initial_delay_ms": 1000, "period_ms": 1000, "timeout_ms": 2000, "failure_threshold": 5}
+"""A host that is silent is given up after some 5 x (1 + 2) s; Ray's own limits are longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,10 @@ from actors.policy_source import PolicySource
 from rlpost.cli import main
 from rlpost.config import load
 from rlpost.models import load_policy, prepare_model, shape_of_policy
+from rlpost.planning.nodes import fill_nodes
 from rlpost.planning.plan import Machines, make_plan
 from rlpost.planning.shape import num_buckets, policy_shape
+from rlpost.seats import seats
 
 ROOM = "ray.address=planned"
 NODE = Machines(num_cpus=96, num_gpus=8, gpu_gib=80, host_gib=1000)
@@ -85,6 +87,24 @@ def test_the_batch_in_words_and_the_kv_cache_by_hand(capsys):
     assert "2 minibatches x 1 epochs = 2 updates a step, each of 96 sequences" in printed
 
 
+def test_nodes_are_counted_as_placement_and_labels_let_actors_lie():
+    def nodes(*overrides):
+        shape = ["learner.num_ranks=4", "rollout.num_workers=2", "rollout.num_gpus=2"]
+        placed = seats(recipe(*GPU, *shape, *overrides), ("learner", "rollout"))
+        return fill_nodes(placed, NODE.num_cpus, 8.0)
+
+    assert nodes() == [{"learner": 4, "rollout": 2}]
+    apart = ["+learner.node_labels.pool=train", "+rollout.node_labels.pool=sample"]
+    assert nodes(*apart) == [{"learner": 4}, {"rollout": 2}]
+    each = [{"learner": 1, "rollout": 2}, *[{"learner": 1}] * 3]
+    assert nodes("learner.placement=strict_spread") == each
+    evenly = [{"learner": 1, "rollout": 1}, {"learner": 1, "rollout": 1}, *[{"learner": 1}] * 2]
+    assert nodes("learner.placement=strict_spread", "rollout.placement=spread") == evenly
+    whole = nodes("rollout.placement=strict_pack", "rollout.num_gpus=3")
+    assert whole == [{"learner": 4}, {"rollout": 2}]
+    assert nodes("rollout.num_gpus=3") == [{"learner": 4, "rollout": 1}, {"rollout": 1}]
+
+
 LARGE = (
     "model.scratch={num_layers: 48, hidden_size: 8192, intermediate_size: 28672, num_heads: 64, "
     "num_kv_heads: 8, max_position_embeddings: 65536}"
@@ -92,6 +112,13 @@ LARGE = (
 PROBLEMS = {
     "a learner rank needs about": [*GPU, LARGE, "learner.num_ranks=2"],
     "no node can hold a learner actor": [*GPU, "learner.num_cpus=200"],
+    "9 actors x 1 GPUs = 9 GPUs on one node": [
+        *GPU,
+        "warmstart.steps=0",
+        "prompts_per_step=27",
+        "learner.num_ranks=9",
+        "learner.placement=strict_pack",
+    ],
     "vLLM will not start": ["rollout.kv_cache_gib=0.00005"],
     "vLLM preempts and computes anew": ["rollout.kv_cache_gib=0.002"],
     "the rest waits": ["rollout.max_num_seqs=16"],
