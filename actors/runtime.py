@@ -23,6 +23,7 @@ from ray.exceptions import AuthenticationError
 from ray.experimental.internal_kv import _internal_kv_put
 
 from actors import undertaker
+from actors.gathering import gather
 from rlpost.errors import ActorError, ConfigError
 from rlpost.schema import RayConfig
 
@@ -204,6 +205,7 @@ def _connect(settings: RayConfig) -> None:
             f"{where}: this cluster asks for no token: whoever reaches it can run code there. "
             f"{remedy}; {accept}"
         )
+    gather(settings.nodes, settings.nodes_timeout_s)
 
 
 def lets_in(address: str, token: str | None = None) -> bool:

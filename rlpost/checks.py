@@ -234,6 +234,11 @@ def _devices(config: RunConfig) -> Problems:
     """Compare what the actors ask for with this machine, when Ray is started on it."""
     if config.ray.address is not None:
         return
+    if config.ray.nodes:
+        yield (
+            f"ray.nodes=[{','.join(config.ray.nodes)}] are those of a cluster, and ray.address is "
+            "not set: set it, or leave ray.nodes out"
+        )
     learner, rollout, reward = config.learner, config.rollout, config.reward
     reference = config.reference if config.kl_coef > 0 else None
     cores = config.ray.num_cpus or os.cpu_count() or 1

@@ -25,6 +25,7 @@ _EPILOG = """examples:
   rlpost plan recipe=gsm8k_8gpu plan.node_cpus=96 plan.node_gpus=8
   rlpost simulate from=runs/NAME rollout.num_workers=64 mode=async
   rlpost submit recipe=gsm8k_8gpu cluster=kuberay cluster.image=my/rlpost:1.0 out=kube
+  rlpost submit recipe=gsm8k_8gpu cluster=slurm cluster.folder=/shared/me/runs
   rlpost chaos recipe=quickstart rollout.num_workers=2 checkpoint.every=1 chaos.num_faults=6
   rlpost objective plot mhpo clip holder mhpo:dhp=false out=pictures
   rlpost doctor
@@ -42,7 +43,8 @@ _COMMANDS = {
     "compare": "train with several objectives and seeds, and write a page that compares them",
     "plan": "say what a job will do and need, and warn, before anything starts",
     "simulate": "run the real controller on a modelled cluster: recipe=... or from=RUN_DIRECTORY",
-    "submit": "write a recipe as KubeRay's RayJob into out=FOLDER; it only renders, you apply it",
+    "submit": "size a job from a recipe and send it: cluster=kuberay|slurm|ray|local",
+    "jobs": "what was submitted from here: list, status NAME, logs NAME, stop NAME",
     "chaos": "train while actors are killed and frozen on purpose, and say what was lost",
     "objective": "draw objectives: plot NAME[:field=value]... [out=FOLDER]",
     "doctor": "say what this machine can run, and what is wrong with a remedy",
@@ -249,7 +251,17 @@ def _simulate(words: list[str]) -> int:
 def _submit(words: list[str]) -> int:
     from rlpost.cluster.command import main as submit
 
-    return submit(words)
+    return submit(words, _ray_jobs)
+
+
+def _jobs(words: list[str]) -> int:
+    from rlpost.cluster.jobs_command import main as jobs
+
+    return jobs(words, _ray_jobs)
+
+
+def _ray_jobs(address: str) -> Any:
+    return _programs("jobs").JobServer(address)
 
 
 def _objective(words: list[str]) -> int:
@@ -288,6 +300,7 @@ _RUN: dict[str, Callable[[list[str]], int]] = {
     "simulate": _simulate,
     "submit": _submit,
     "chaos": _chaos,
+    "jobs": _jobs,
     "objective": _objective,
     "doctor": _doctor,
 }

@@ -327,6 +327,8 @@ class RayConfig:
     num_cpus: int | None = None  # null: this machine's cores
     num_gpus: int | None = None
     object_store_gib: float = 1.0
+    nodes: list[str] = field(default_factory=list)  # names that must have joined before it starts
+    nodes_timeout_s: float = 300.0
     placement_timeout_s: float = 60.0
     dashboard: bool = False
     token_auth: bool = True  # refuse a cluster that asks for no token

@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from math import ceil
 
 from rlpost.choices import WeightBackend
-from rlpost.cluster.settings import ClusterConfig
+from rlpost.cluster.kuberay_settings import KuberayConfig
+from rlpost.cluster.packing import (
+    check_fit,
+    cpus,
+    cpus_beside_a_gpu,
+    first_fit,
+    gpus,
+    memory_gib,
+    node,
+    whole,
+)
 from rlpost.errors import ConfigError
 from rlpost.schema import RunConfig
 from rlpost.seats import Seat, seats
@@ -36,7 +46,7 @@ class Group:
         return self.min_pods != self.max_pods
 
 
-def worker_groups(config: RunConfig, cluster: ClusterConfig) -> list[Group]:
+def worker_groups(config: RunConfig, cluster: KuberayConfig) -> list[Group]:
     """Return the groups that hold a run's actors: learner, rollout, reference with a GPU, cpu.
 
     Raises:
@@ -52,16 +62,25 @@ def worker_groups(config: RunConfig, cluster: ClusterConfig) -> list[Group]:
     for seat in placed:
         helper = seat.role == "reward" or (seat.role == "reference" and not seat.num_gpus)
         members.setdefault("cpu" if helper else seat.role, []).append(seat)
-    per_gpu = max((seat.num_cpus / seat.num_gpus for seat in placed if seat.num_gpus), default=0.0)
-    return [_group(name, found, cluster, per_gpu) for name, found in members.items()]
+    per_gpu = cpus_beside_a_gpu(placed)
+    groups = [_group(name, found, cluster, per_gpu) for name, found in members.items()]
+    check_fit(
+        placed,
+        [
+            node(f"{group.name}-{n}", group.ray_cpus, group.num_gpus, group=group.name)
+            for group in groups
+            for n in range(1, group.pods + 1)
+        ],
+    )
+    return groups
 
 
-def _group(name: str, members: Sequence[Seat], cluster: ClusterConfig, per_gpu: float) -> Group:
+def _group(name: str, members: Sequence[Seat], cluster: KuberayConfig, per_gpu: float) -> Group:
     most = (name == "rollout" and cluster.rollout_per_pod) or len(members)
     pods = _packed(members, most, cluster)
-    num_cpus = max(ceil(_cpus(pod) - 1e-6) for pod in pods)
-    num_gpus = max(ceil(_gpus(pod) - 1e-6) for pod in pods)
-    memory = max(_cpus(p) * cluster.gib_per_cpu + _gpus(p) * cluster.gib_per_gpu for p in pods)
+    num_cpus = max(whole(cpus(pod)) for pod in pods)
+    num_gpus = max(whole(gpus(pod)) for pod in pods)
+    memory = max(memory_gib(pod, cluster) for pod in pods)
     low, high = len(pods), len(pods)
     if name == "rollout":
         low, high = _bounds(len(pods), cluster)
@@ -73,48 +92,21 @@ def _group(name: str, members: Sequence[Seat], cluster: ClusterConfig, per_gpu: 
         num_cpus=num_cpus,
         num_gpus=num_gpus,
         # Ray packs by resources, not by group: an actor with GPUs must fit beside any GPU.
-        ray_cpus=max(num_cpus, ceil(num_gpus * per_gpu - 1e-6)),
+        ray_cpus=max(num_cpus, whole(num_gpus * per_gpu)),
         memory_gib=ceil(memory) + cluster.shm_gib,
     )
 
 
-def _packed(members: Sequence[Seat], most: int, cluster: ClusterConfig) -> list[list[Seat]]:
-    """Return each pod's actors: first fit, and evenly where the actors are all alike."""
-    pods: list[list[Seat]] = []
-    for seat in members:
-        for name, limit in (("cpus", cluster.pod_cpus), ("gpus", cluster.pod_gpus)):
-            asked = getattr(seat, f"num_{name}")
-            if asked > limit:
-                raise ConfigError(
-                    f"{seat.role}.num_{name}={asked:g} of one actor is more than "
-                    f"{PREFIX}pod_{name}={limit}, the most that a pod may have: lower it, or "
-                    f"raise {PREFIX}pod_{name} to what a node can give"
-                )
-        fitting = (pod for pod in pods if len(pod) < most and _fits([*pod, seat], cluster))
-        pod = next(fitting, None)
-        if pod is None:
-            pods.append([seat])
-        else:
-            pod.append(seat)
+def _packed(members: Sequence[Seat], most: int, cluster: KuberayConfig) -> list[list[Seat]]:
+    """Return each pod's actors, evenly where the actors are all alike."""
+    pods = first_fit(members, cluster, num_cpus=cluster.node_cpus, most=most)
     if len({(seat.num_cpus, seat.num_gpus) for seat in members}) == 1:
         size = ceil(len(members) / len(pods))
         pods = [list(members[i : i + size]) for i in range(0, len(members), size)]
     return pods
 
 
-def _fits(pod: Sequence[Seat], cluster: ClusterConfig) -> bool:
-    return _cpus(pod) <= cluster.pod_cpus + 1e-6 and _gpus(pod) <= cluster.pod_gpus + 1e-6
-
-
-def _cpus(pod: Sequence[Seat]) -> float:
-    return sum(seat.num_cpus for seat in pod)
-
-
-def _gpus(pod: Sequence[Seat]) -> float:
-    return sum(seat.num_gpus for seat in pod)
-
-
-def _bounds(needed: int, cluster: ClusterConfig) -> tuple[int, int]:
+def _bounds(needed: int, cluster: KuberayConfig) -> tuple[int, int]:
     low = cluster.rollout_min_pods or needed
     high = cluster.rollout_max_pods or max(low, needed)
     if low < needed:
@@ -127,7 +119,7 @@ def _bounds(needed: int, cluster: ClusterConfig) -> tuple[int, int]:
             f"{PREFIX}rollout_max_pods={high} must be at least {low}, the pods that the run starts "
             "with: raise it, or leave it out"
         )
-    if high > low and cluster.queue:
+    if high > low and cluster.queue and cluster.scheduler == "kueue":
         raise ConfigError(
             f"{PREFIX}queue={cluster.queue} with {PREFIX}rollout_max_pods={high}, above the {low} "
             "that the run starts with: Kueue admits a RayJob of fixed size: leave one of them out"

@@ -1,10 +1,11 @@
 """The Kubernetes objects of a run: a RayJob, its volume claim, network policy and budget."""
 
-import re
 import shlex
 from collections.abc import Sequence
 
 from rlpost.cluster.groups import Group, worker_groups
+from rlpost.cluster.kuberay_settings import KuberayConfig
+from rlpost.cluster.overrides import train
 from rlpost.cluster.pods import (
     PART_LABEL,
     SUBMITTER,
@@ -16,20 +17,19 @@ from rlpost.cluster.pods import (
     submitter_pod,
     template,
 )
-from rlpost.cluster.settings import ClusterConfig, listed
+from rlpost.cluster.settings import listed
 from rlpost.errors import ConfigError
-from rlpost.redaction import redacted_word
 from rlpost.schema import RunConfig
 from rlpost.simulation.rates import PREFIX
 
 _DASHBOARD_PORT = 8265
 _KUBERNETES_PORT = 6443
-_OURS = ("run_dir", "resume", "ray.address", "ray.token_auth")
-_PLAIN = re.compile(r"[\w@%+=:,./\[\]-]+", re.ASCII)
+_KUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+COMMAND = "rlpost/command"
 
 
 def render(
-    config: RunConfig, cluster: ClusterConfig, overrides: Sequence[str]
+    config: RunConfig, cluster: KuberayConfig, overrides: Sequence[str]
 ) -> dict[str, Values]:
     """Return the objects by the file that each is written to.
 
@@ -43,60 +43,33 @@ def render(
         )
     groups = worker_groups(config, cluster)
     grows = any(group.grows for group in groups)
+    command = _entrypoint(cluster, overrides)
+    interactive = cluster.kind == "cluster"
     found = {
-        "rayjob.yaml": _ray_job(cluster, groups, entrypoint(cluster, overrides)),
         "network-policy.yaml": _network_policy(cluster, grows=grows),
         "disruption-budget.yaml": _disruption_budget(cluster, groups),
     }
+    if interactive:
+        found["raycluster.yaml"] = _interactive(cluster, groups, command)
+    else:
+        found["rayjob.yaml"] = _ray_job(cluster, groups, command)
     if claim_name(cluster) and not cluster.claim:
         found["volume-claim.yaml"] = _volume_claim(cluster)
     return found
 
 
-def settled(cluster: ClusterConfig) -> list[str]:
-    """Return the overrides that the cluster decides."""
-    return [f"run_dir={cluster.mount}/runs/{cluster.name}", "resume=auto", "ray.address=auto"]
-
-
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Refuse what the cluster decides, what is a secret, and what two shells would change.
-
-    Raises:
-        ConfigError: for the first such word.
-    """
-    for word in overrides:
-        name = word.partition("=")[0].lstrip("+~")
-        if name in _OURS:
-            raise ConfigError(
-                f"{name} is decided by the cluster and cannot be set here: run_dir follows "
-                f"{PREFIX}mount and {PREFIX}name, leave it out"
-            )
-        if redacted_word(word) != word:
-            raise ConfigError(
-                f"{name} holds a secret, and what is rendered is a file: let a recipe in the image "
-                f"say ${{oc.env:NAME}}, and set {PREFIX}secret_env.NAME=SECRET/KEY"
-            )
-        if not _PLAIN.fullmatch(word):
-            raise ConfigError(
-                f"{word}: letters, digits and @%+=:,./[]_- reach the job unchanged, others pass "
-                "through shells: put this value into a recipe in the image"
-            )
-
-
-def entrypoint(cluster: ClusterConfig, overrides: Sequence[str]) -> str:
+def _entrypoint(cluster: KuberayConfig, overrides: Sequence[str]) -> str:
     """Return the command that the head runs."""
-    return shlex.join(["rlpost", "train", *overrides, *settled(cluster)])
+    run_dir = f"{cluster.mount}/runs/{cluster.name}"
+    return shlex.join([*train(overrides, run_dir), "ray.address=auto"])
 
 
-def _ray_job(cluster: ClusterConfig, groups: Sequence[Group], command: str) -> Values:
-    metadata = _metadata(cluster, cluster.name)
-    if cluster.queue:
-        metadata["labels"] |= {"kueue.x-k8s.io/queue-name": cluster.queue}
+def _ray_job(cluster: KuberayConfig, groups: Sequence[Group], command: str) -> Values:
     deadline = {"activeDeadlineSeconds": cluster.deadline_s} if cluster.deadline_s else {}
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
-        "metadata": metadata,
+        "metadata": _queued(cluster),
         "spec": {
             "entrypoint": command,
             "submissionMode": "K8sJobMode",
@@ -110,9 +83,30 @@ def _ray_job(cluster: ClusterConfig, groups: Sequence[Group], command: str) -> V
     }
 
 
-def _ray_cluster(cluster: ClusterConfig, groups: Sequence[Group]) -> Values:
+def _interactive(cluster: KuberayConfig, groups: Sequence[Group], command: str) -> Values:
+    """Return a RayCluster that runs nothing by itself; an annotation has the command for it."""
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayCluster",
+        "metadata": _queued(cluster) | {"annotations": {COMMAND: command}},
+        "spec": _ray_cluster(cluster, groups),
+    }
+
+
+def _queued(cluster: KuberayConfig) -> Values:
+    """Return metadata by which Kueue or Volcano starts all pods together."""
+    metadata = _metadata(cluster, cluster.name)
+    if cluster.scheduler == "volcano":
+        metadata["labels"] |= {"ray.io/scheduler-name": "volcano"}
+    if cluster.queue:
+        label = "volcano.sh/queue-name" if cluster.scheduler == "volcano" else _KUEUE_LABEL
+        metadata["labels"] |= {label: cluster.queue}
+    return metadata
+
+
+def _ray_cluster(cluster: KuberayConfig, groups: Sequence[Group]) -> Values:
     grows = any(group.grows for group in groups)
-    object_store = {"object-store-memory": str(cluster.shm_gib * 2**29)}
+    object_store = {"object-store-memory": str(cluster.object_store_bytes)}
     head_pod = ray_pod(cluster, None, talks_to_kubernetes=grows)
     autoscaling: Values = {"enableInTreeAutoscaling": grows}
     if grows:
@@ -137,13 +131,14 @@ def _ray_cluster(cluster: ClusterConfig, groups: Sequence[Group]) -> Values:
     }
 
 
-def _worker_group(cluster: ClusterConfig, group: Group, object_store: Values) -> Values:
+def _worker_group(cluster: KuberayConfig, group: Group, object_store: Values) -> Values:
     start = {"num-cpus": str(group.ray_cpus), "num-gpus": str(group.num_gpus)} | object_store
     pod = ray_pod(cluster, group, talks_to_kubernetes=False)
     if group.grows:
         pod["restartPolicy"] = "Never"
     return {
         "groupName": group.name,
+        "labels": {"group": group.name},  # Ray's: a recipe's node_labels may name them
         "replicas": group.pods,
         "minReplicas": group.min_pods,
         "maxReplicas": group.max_pods,
@@ -152,7 +147,7 @@ def _worker_group(cluster: ClusterConfig, group: Group, object_store: Values) ->
     }
 
 
-def _network_policy(cluster: ClusterConfig, *, grows: bool) -> Values:
+def _network_policy(cluster: KuberayConfig, *, grows: bool) -> Values:
     """Return who may speak: the run's own pods, KubeRay to the dashboard, names, some ports out."""
     own = {"podSelector": {"matchLabels": labels(cluster)}}
     operator = {
@@ -182,7 +177,7 @@ def _network_policy(cluster: ClusterConfig, *, grows: bool) -> Values:
     }
 
 
-def _disruption_budget(cluster: ClusterConfig, groups: Sequence[Group]) -> Values:
+def _disruption_budget(cluster: KuberayConfig, groups: Sequence[Group]) -> Values:
     """Return that no pod may be evicted: for pods of a RayCluster a number that stays is needed."""
     others = {"key": PART_LABEL, "operator": "NotIn", "values": [SUBMITTER]}
     return {
@@ -196,7 +191,7 @@ def _disruption_budget(cluster: ClusterConfig, groups: Sequence[Group]) -> Value
     }
 
 
-def _volume_claim(cluster: ClusterConfig) -> Values:
+def _volume_claim(cluster: KuberayConfig) -> Values:
     storage_class = {"storageClassName": cluster.storage_class} if cluster.storage_class else {}
     return {
         "apiVersion": "v1",
@@ -210,5 +205,5 @@ def _volume_claim(cluster: ClusterConfig) -> Values:
     }
 
 
-def _metadata(cluster: ClusterConfig, name: str) -> Values:
+def _metadata(cluster: KuberayConfig, name: str) -> Values:
     return {"name": name, "namespace": cluster.namespace, "labels": labels(cluster)}

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlpost.cluster.groups import Group
-from rlpost.cluster.settings import ClusterConfig, listed
+from rlpost.cluster.kuberay_settings import KuberayConfig
+from rlpost.cluster.settings import listed
 
 Values = dict[str, Any]
 RUN_LABEL, PART_LABEL = "rlpost/run", "rlpost/part"
@@ -12,12 +13,12 @@ SUBMITTER = "submitter"
 _SUBMITTER_CPUS, _SUBMITTER_GIB = "500m", "1Gi"
 
 
-def labels(cluster: ClusterConfig) -> Values:
+def labels(cluster: KuberayConfig) -> Values:
     """Return the label by which everything of a run is found."""
     return {RUN_LABEL: cluster.name}
 
 
-def ray_pod(cluster: ClusterConfig, group: Group | None, *, talks_to_kubernetes: bool) -> Values:
+def ray_pod(cluster: KuberayConfig, group: Group | None, *, talks_to_kubernetes: bool) -> Values:
     """Return the template of a group's pods, or of the head's where there is no group."""
     num_gpus = group.num_gpus if group else 0
     amounts = {"cpu": str(group.num_cpus if group else cluster.head_cpus)}
@@ -37,7 +38,7 @@ def ray_pod(cluster: ClusterConfig, group: Group | None, *, talks_to_kubernetes:
     }
 
 
-def submitter_pod(cluster: ClusterConfig) -> Values:
+def submitter_pod(cluster: KuberayConfig) -> Values:
     """Return the template of the pod that hands the command to the head."""
     amounts = {"cpu": _SUBMITTER_CPUS, "memory": _SUBMITTER_GIB}
     container = _container("ray-job-submitter", cluster, amounts)
@@ -55,12 +56,12 @@ def container_security() -> Values:
     }
 
 
-def template(cluster: ClusterConfig, part: str, pod: Values) -> Values:
+def template(cluster: KuberayConfig, part: str, pod: Values) -> Values:
     """Return a pod's specification with the labels of the run and of its part in it."""
     return {"metadata": {"labels": labels(cluster) | {PART_LABEL: part}}, "spec": pod}
 
 
-def _container(name: str, cluster: ClusterConfig, amounts: Mapping[str, str]) -> Values:
+def _container(name: str, cluster: KuberayConfig, amounts: Mapping[str, str]) -> Values:
     return {
         "name": name,
         "image": cluster.image,
@@ -71,7 +72,7 @@ def _container(name: str, cluster: ClusterConfig, amounts: Mapping[str, str]) ->
     }
 
 
-def _pod(cluster: ClusterConfig, container: Values, *, gpus: bool, token: bool) -> Values:
+def _pod(cluster: KuberayConfig, container: Values, *, gpus: bool, token: bool) -> Values:
     pod: Values = {
         "automountServiceAccountToken": token,
         "enableServiceLinks": False,
@@ -95,17 +96,17 @@ def _pod(cluster: ClusterConfig, container: Values, *, gpus: bool, token: bool) 
     return pod
 
 
-def _data(cluster: ClusterConfig) -> Values:
+def _data(cluster: KuberayConfig) -> Values:
     claim = claim_name(cluster)
     return {"persistentVolumeClaim": {"claimName": claim}} if claim else {"emptyDir": {}}
 
 
-def claim_name(cluster: ClusterConfig) -> str:
+def claim_name(cluster: KuberayConfig) -> str:
     """Return the volume claim of the run directory; empty where there is none."""
     return cluster.claim or (f"{cluster.name}-data" if cluster.storage_gib else "")
 
 
-def _environment(cluster: ClusterConfig) -> list[Values]:
+def _environment(cluster: KuberayConfig) -> list[Values]:
     plain = {"HF_HOME": f"{cluster.mount}/huggingface"} | dict(cluster.env)
     found: list[Values] = [
         {"name": name, "value": value}

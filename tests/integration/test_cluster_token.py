@@ -10,6 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from actors.gathering import gather
+from rlpost.errors import ResourceError
+
 RAY = Path(sys.executable).with_name("ray")
 LIMIT_S = 600
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -93,3 +96,9 @@ def test_a_cluster_with_a_token_lets_in_who_has_it(owner):
         assert connect(address, known) == "connected"
         said = connect(address, owner | {"RAY_AUTH_TOKEN": TOKEN[::-1]})
         assert "the cluster does not take our token. `ray get-auth-token" in said
+
+
+def test_a_node_that_does_not_join_is_named(ray_session):
+    gather(["127.0.0.1"], 1.0)
+    with pytest.raises(ResourceError, match=r"^node7 did not join .* there are 127\.0\.0\.1"):
+        gather(["127.0.0.1", "node7"], 0.1)

@@ -108,6 +108,7 @@ def test_the_wheel_holds_code_recipes_and_the_plugin(wheel: Path) -> None:
     recipes = {str(p.relative_to(REPOSITORY)) for p in (REPOSITORY / "recipes").rglob("*.yaml")}
     assert recipes
     assert {f"rlpost/{name}" for name in recipes} <= names
+    assert "rlpost/cluster/slurm_job.sh" in names
     assert "rlpost_weights = actors.weights:register" in text
     assert "rlpost = rlpost.cli:main" in text
 

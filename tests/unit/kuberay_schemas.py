@@ -31,8 +31,8 @@ def strict(schema):
 
 
 @cache
-def schema_of_ray_jobs():
-    path = CRDS / "ray.io_rayjobs.yaml"
+def schema_of(kind):
+    path = CRDS / f"ray.io_{kind}s.yaml"
     if not path.is_file():
         pytest.skip(f"no KubeRay schemas: {path} is not there")
     crd = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
@@ -43,7 +43,7 @@ def schema_of_ray_jobs():
     text = {"type": "object", "additionalProperties": {"type": "string"}}
     schema["properties"]["metadata"] = {
         "type": "object",
-        "properties": names | {"labels": text},
+        "properties": names | {"labels": text, "annotations": text},
         "additionalProperties": False,
     }
     return schema

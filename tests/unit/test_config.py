@@ -116,7 +116,7 @@ def test_every_recipe_loads(tmp_path):
         row = '{"question": "1 + 1?", "answer": "#### 2"}\n'
         (tmp_path / f"{split}.jsonl").write_text(row)
     for file in (recipes_dir() / "recipe").glob("*.yaml"):
-        overrides = ["ray.num_cpus=64", "ray.num_gpus=8"]
+        overrides = ["ray.num_cpus=512", "ray.num_gpus=64"]
         if file.stem.startswith("gsm8k"):
             overrides.append(f"data.path={tmp_path}")
         assert load(file.stem, overrides).steps > 0

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from rlpost.cluster.settings import ClusterConfig
+from rlpost.cluster.kuberay_settings import KuberayConfig
 
 ROOT = Path(__file__).parents[2]
 LANES = ["cpu", "gpu"]
-DEFAULTS = ClusterConfig(image="rlpost:0.1.0", name="run")
+DEFAULTS = KuberayConfig(image="rlpost:0.1.0", name="run")
 
 
 @cache

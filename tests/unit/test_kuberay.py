@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 from jsonschema import Draft4Validator
-from kuberay_schemas import schema_of_ray_jobs
+from kuberay_schemas import schema_of
 
 from rlpost.checks import check
 from rlpost.cli import main
-from rlpost.cluster.command import as_yaml, read_words
-from rlpost.cluster.kuberay import check_overrides, render
-from rlpost.cluster.settings import read_settings
+from rlpost.cluster.command import read_words
+from rlpost.cluster.kuberay import render
+from rlpost.cluster.kubernetes import Kuberay, as_yaml
 from rlpost.config import load, recipes_dir
 from rlpost.errors import ConfigError
 
@@ -35,7 +35,7 @@ COMBINATIONS = [
     (["rollout.num_workers=8"], {"rollout_min_pods": "4"}),
     (["rollout.num_cpus=0.3", "rollout.num_workers=7"], {}),
     (["rollout.num_gpus=2", "rollout.tensor_parallel_size=2", "learner.num_gpus=1"], {}),
-    (["learner.num_ranks=2", *GPUS], {"pod_gpus": "1"}),
+    (["learner.num_ranks=2", *GPUS], {"node_gpus": "1"}),
     (["learner.zero_stage=3", "learner.num_cpus=7.5"], {}),
     (["kl_coef=0.01"], {}),
     (["kl_coef=0.01", "reference.num_gpus=1", *GPUS], {"gpu_tolerations": ""}),
@@ -71,10 +71,10 @@ def configured(recipe, overrides):
 
 
 def rendered(recipe="gsm8k_8gpu", overrides=(), words=()):
-    check_overrides(overrides)
-    cluster = read_settings(IMAGE | dict(words), f"{recipe}-run".replace("_", "-"))
+    target = Kuberay(IMAGE | dict(words), f"{recipe}-run".replace("_", "-"))
+    target.check(overrides)
     config = configured(recipe, tuple(overrides))
-    return render(config, cluster, [f"recipe={recipe}", *overrides])
+    return render(config, target.cluster, [f"recipe={recipe}", *overrides])
 
 
 def at(schema, path):
@@ -89,7 +89,7 @@ def refused(schema, value):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_rendering_is_valid_for_kuberay(recipe):
-    schema = schema_of_ray_jobs()
+    schema = schema_of("rayjob")
     cluster = "spec.rayClusterSpec"
     policy = at(schema, f"{cluster}.networkPolicy.head")
     claim_place = f"{cluster}.headGroupSpec.template.spec.volumes.[].ephemeral"
@@ -106,6 +106,18 @@ def test_every_rendering_is_valid_for_kuberay(recipe):
             assert not refused(Draft4Validator(claims), objects["volume-claim.yaml"]["spec"])
 
 
+def test_a_cluster_to_work_in_is_the_one_a_job_would_have():
+    schema = Draft4Validator(schema_of("raycluster"))
+    for overrides, words in COMBINATIONS:
+        job = rendered(overrides=overrides, words=words)["rayjob.yaml"]
+        objects = rendered(overrides=overrides, words=words | {"kind": "cluster"})
+        found = objects["raycluster.yaml"]
+        assert not refused(schema, found), (overrides, words)
+        assert found["spec"] == job["spec"]["rayClusterSpec"]
+        assert found["metadata"]["annotations"] == {"rlpost/command": job["spec"]["entrypoint"]}
+        assert "rayjob.yaml" not in objects
+
+
 def test_files_read_back_as_they_were_meant():
     words = {"env.A": "on", "env.B": "1e3", "env.C": "0o17", "env.D": "", "env.E": "null"}
     for value in rendered(words=words).values():
@@ -113,7 +125,7 @@ def test_files_read_back_as_they_were_meant():
 
 
 def test_the_validator_refuses_unknown_and_mistyped_fields():
-    schema = Draft4Validator(schema_of_ray_jobs())
+    schema = Draft4Validator(schema_of("rayjob"))
     job = rendered()["rayjob.yaml"]
     for path, value in [
         (("spec", "entrypont"), "x"),
@@ -158,6 +170,7 @@ def resources(group, *names):
 
 
 GPU = "nvidia.com/gpu"
+VOLCANO = ("ray.io/scheduler-name", "volcano.sh/queue-name")
 
 
 @pytest.mark.parametrize(
@@ -196,6 +209,11 @@ def test_a_changed_recipe_changes_its_own_fields_alone(overrides, fields):
     [
         ({"backoff_limit": "5"}, {"backoffLimit"}),
         ({"queue": "research"}, {"/rayjob.yaml/metadata/labels/kueue.x-k8s.io/queue-name"}),
+        ({"scheduler": "volcano"}, {"/rayjob.yaml/metadata/labels/ray.io/scheduler-name"}),
+        (
+            {"scheduler": "volcano", "queue": "research"},
+            {f"/rayjob.yaml/metadata/labels/{name}" for name in VOLCANO},
+        ),
         ({"token_secret": "other"}, {"authOptions/secretName"}),
         ({"storage_gib": "9"}, {"/volume-claim.yaml/spec/resources/requests/storage"}),
     ],
@@ -235,6 +253,19 @@ def test_ray_has_cpus_for_any_actor_beside_any_gpu():
     groups = groups_of(rendered(overrides=["learner.num_cpus=9"]))
     assert groups["rollout"]["rayStartParams"]["num-cpus"] == "36"
     assert pod_of(groups["rollout"])["resources"]["limits"]["cpu"] == "16"
+
+
+def test_an_actor_may_ask_for_the_pods_of_its_group():
+    labels = {"+learner.node_labels.group": "learner", "+rollout.node_labels.group": "rollout"}
+    config = load("gsm8k_8gpu", [*(f"{k}={v}" for k, v in labels.items()), "ray.address=auto"])
+    cluster = Kuberay(IMAGE, "run").cluster
+    groups = groups_of(render(config, cluster, []))
+    assert {name: group["labels"] for name, group in groups.items()} == {
+        name: {"group": name} for name in ("learner", "rollout", "cpu")
+    }
+    config.rollout.node_labels = {"group": "gpu"}
+    with pytest.raises(ConfigError, match="no node has the labels of rollout"):
+        render(config, cluster, [])
 
 
 def test_the_rollout_group_alone_grows():
@@ -296,14 +327,21 @@ def test_secrets_are_named_and_never_written(monkeypatch, tmp_path, capsys):
 def test_what_a_former_rendering_left_is_removed(tmp_path, capsys):
     words = ["submit", "cluster=kuberay", f"cluster.image={IMAGE['image']}", f"out={tmp_path}"]
     assert main(words) == 0
-    said = capsys.readouterr().out
-    assert "Nothing was submitted" in said
-    assert "checkpoint.every=0 leaves nothing to resume from" in said
+    said = capsys.readouterr()
+    assert "Nothing was submitted. To do so: kubectl apply -f " in said.out
+    assert "checkpoint.every=0: after a failure there is nothing to resume from" in said.err
     claim = yaml.safe_load((tmp_path / "volume-claim.yaml").read_text())
     assert claim["metadata"]["name"] == "quickstart-mhpo-seed0-data"
     assert main([*words, "cluster.claim=mine", "checkpoint.every=5"]) == 0
-    assert "warning" not in capsys.readouterr().out
+    assert not capsys.readouterr().err
     assert not (tmp_path / "volume-claim.yaml").exists()
+
+
+def test_what_is_printed_can_be_piped_on(capsys):
+    words = ["submit", "cluster=kuberay", f"cluster.image={IMAGE['image']}", "checkpoint.every=5"]
+    assert main([*words, "--render"]) == 0
+    kinds = [value["kind"] for value in yaml.safe_load_all(capsys.readouterr().out)]
+    assert kinds == ["PersistentVolumeClaim", "NetworkPolicy", "PodDisruptionBudget", "RayJob"]
 
 
 def test_data_on_the_volume_need_not_be_here(tmp_path):
@@ -324,7 +362,7 @@ def test_the_command_resumes_on_the_cluster():
 
 def test_ray_version_is_that_of_the_lock():
     lock = (ROOT / "requirements" / "cpu.txt").read_text(encoding="utf-8")
-    version = read_settings(IMAGE, "run").ray_version
+    version = Kuberay(IMAGE, "run").cluster.ray_version
     assert f"\nray=={version} " in lock or f"\nray[default]=={version} " in lock
 
 
@@ -340,12 +378,17 @@ def test_ray_version_is_that_of_the_lock():
         ({"env": "x"}, "unknown field cluster.env; did you mean cluster.env.NAME"),
         ({"name": "Not_A_Name"}, "name must be small letters"),
         ({"user": "0"}, "user must be at least 1, got 0: 0 is root"),
-        ({"pod_gpus": "many"}, "pod_gpus must be a whole number of 0 or more, got many"),
+        ({"node_gpus": "many"}, "node_gpus must be a whole number of 0 or more, got many"),
+        ({"kind": "service"}, "kind must be job or cluster, got service"),
+        ({"scheduler": "yunikorn"}, "scheduler must be kueue or volcano"),
         ({"mount": "data"}, "mount must be an absolute path"),
         ({"gpu_tolerations": "gpu"}, "gpu_tolerations must be KEY"),
         ({"egress_ports": "99999"}, "egress_ports must be ports"),
-        ({"env.RAY_AUTH_TOKEN": "x"}, "token comes from cluster.token_secret"),
-        ({"pod_gpus": "0"}, "learner.num_gpus=1 of one actor is more than cluster.pod_gpus=0"),
+        ({"env.RAY_AUTH_TOKEN": "x"}, "Ray's token is the target's own matter"),
+        (
+            {"node_gpus": "0"},
+            "learner.num_gpus=1 of one actor is more than the 0 that cluster.node_gpus leaves",
+        ),
         ({"rollout_per_pod": "1", "rollout_min_pods": "3"}, "must be at least 4"),
         ({"rollout_max_pods": "2", "rollout_min_pods": "3"}, "must be at least 3"),
         ({"rollout_max_pods": "2", "queue": "q"}, "Kueue admits a RayJob of fixed size"),
@@ -374,10 +417,9 @@ def test_an_override_that_cannot_hold_is_refused(overrides, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["out=x"], "available: kuberay"),
-        (["cluster=slurm", "out=x"], "cluster=slurm: available: kuberay"),
-        (["cluster=kuberay"], "out is required"),
-        (["cluster=kuberay", "out=x", "--render"], "expected rlpost submit"),
+        (["out=x"], "cluster=(not set): available: kuberay, slurm, ray, local"),
+        (["cluster=nomad", "out=x"], "cluster=nomad: available: kuberay"),
+        (["cluster=kuberay", "out=x", "--rendered"], "expected rlpost submit"),
     ],
 )
 def test_a_command_is_read_whole(words, message):

@@ -1,0 +1,85 @@
+"""Actors packed into nodes, or pods: each into the first that has room."""
+
+from collections.abc import Sequence
+from math import ceil
+
+from rlpost.cluster.settings import SizedConfig
+from rlpost.errors import ConfigError
+from rlpost.fitting import Node, misfits
+from rlpost.seats import Seat
+from rlpost.simulation.rates import PREFIX
+
+_SLACK = 1e-6  # fractions of CPUs and GPUs are added up
+
+
+def first_fit(
+    members: Sequence[Seat], cluster: SizedConfig, *, num_cpus: float, most: int | None = None
+) -> list[list[Seat]]:
+    """Return each node's actors, where a node has so many CPUs and takes `most` actors.
+
+    Raises:
+        ConfigError: an actor is larger than a node.
+    """
+    nodes: list[list[Seat]] = []
+    for seat in members:
+        for name, limit in (("cpus", num_cpus), ("gpus", cluster.node_gpus)):
+            asked = getattr(seat, f"num_{name}")
+            if asked > limit:
+                raise ConfigError(
+                    f"{seat.role}.num_{name}={asked:g} of one actor is more than the {limit:g} "
+                    f"that {PREFIX}node_{name} leaves to actors: lower it, or raise "
+                    f"{PREFIX}node_{name} to what a node can give"
+                )
+        fitting = (
+            node
+            for node in nodes
+            if (most is None or len(node) < most)
+            and cpus([*node, seat]) <= num_cpus + _SLACK
+            and gpus([*node, seat]) <= cluster.node_gpus + _SLACK
+        )
+        node = next(fitting, None)
+        if node is None:
+            nodes.append([seat])
+        else:
+            node.append(seat)
+    return nodes
+
+
+def cpus(actors: Sequence[Seat]) -> float:
+    """Return the CPUs of some actors."""
+    return sum(seat.num_cpus for seat in actors)
+
+
+def gpus(actors: Sequence[Seat]) -> float:
+    """Return the GPUs of some actors."""
+    return sum(seat.num_gpus for seat in actors)
+
+
+def whole(amount: float) -> int:
+    """Return an amount rounded up to a whole one."""
+    return ceil(amount - _SLACK)
+
+
+def memory_gib(actors: Sequence[Seat], cluster: SizedConfig) -> float:
+    """Return the memory that actors are given for their CPUs and GPUs."""
+    return cpus(actors) * cluster.gib_per_cpu + gpus(actors) * cluster.gib_per_gpu
+
+
+def cpus_beside_a_gpu(placed: Sequence[Seat]) -> float:
+    """Return the CPUs that any actor with GPUs needs beside each of them."""
+    return max((seat.num_cpus / seat.num_gpus for seat in placed if seat.num_gpus), default=0.0)
+
+
+def check_fit(placed: Sequence[Seat], nodes: Sequence[Node]) -> None:
+    """Refuse what Ray could not place on such nodes.
+
+    Raises:
+        ConfigError: labels or a strict placement that the nodes cannot satisfy.
+    """
+    for problem in misfits(placed, nodes):
+        raise ConfigError(f"on the {len(nodes)} nodes that would be asked for, {problem}")
+
+
+def node(name: str, num_cpus: float, num_gpus: float, **labels: str) -> Node:
+    """Return a node as Ray would know it."""
+    return Node(name=name, labels=labels, resources={"CPU": num_cpus, "GPU": num_gpus})
