@@ -18,6 +18,11 @@ class Alarm:
         if not self._rung.done():
             self._rung.set_result(error)
 
+    def forget(self, kind: type[BaseException]) -> None:
+        """Be silent again if it was this kind of error that rang: it has been seen to already."""
+        if self._rung.done() and isinstance(self._rung.result(), kind):
+            self._rung = asyncio.get_running_loop().create_future()
+
     async def watch(self, work: Coroutine[Any, Any, T]) -> T:
         """Return what the work returns; when the alarm rings, call the work off.
 

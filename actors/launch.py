@@ -94,6 +94,7 @@ class Cast:
         """Put new processes in the place of all learner ranks."""
         self._learners = None
         await asyncio.gather(*(self._renew(actor) for actor in self._of("learner")))
+        self.alarm.forget(LostError)  # of the ranks that are replaced
 
     async def vitals(self) -> dict[str, float]:
         """Return how the actors are: `memory/<process>_gib`, `workers/<role>`, `faults/lost`."""
