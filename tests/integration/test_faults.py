@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from actors import chaos
 from actors.chaos import FILE, Striker
 from actors.launch import running
 from actors.programs import TRAINING_ROLES
 from actors.training import train_with
 from actors.workshop import Workshop
 from rlpost.chaos import Fault, audit
+from rlpost.cli import main
 from rlpost.config import load
 from rlpost.console import Console
 from rlpost.errors import ActorError
@@ -51,9 +53,11 @@ def mixed(tmp_path_factory, short, cpus, ray_session):
     folder = tmp_path_factory.mktemp("mixed")
     words = [*short, *EVERY, "steps=8", "kl_coef=0.01", "rollout.num_workers=2", cpus]
     words += ["reward.num_workers=2", "rollout.num_cpus=0.5", f"run_dir={folder}"]
-    words += ["supervision.heartbeat_s=0.5", "supervision.heartbeat_timeout_s=6"]
-    config = load("quickstart", words)
-    return config, folder, asyncio.run(train(config, MIXED))
+    words += ["supervision.heartbeat_s=0.5", "supervision.heartbeat_timeout_s=12"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chaos, "plan_faults", lambda *_: MIXED)
+        assert main(["chaos", *words]) == 0
+    return load("quickstart", words), folder, told(folder / "metrics.jsonl")
 
 
 def test_a_run_whose_workers_are_killed_and_frozen_loses_nothing(mixed):
@@ -71,7 +75,7 @@ def test_every_lost_worker_is_named_with_its_cause_and_those_that_came_back(mixe
     causes = {one["actor"]: one["cause"] for one in events if one["event"] == "lost"}
     assert set(causes) >= {"rollout-0", "rollout-1", "reward-0", "reference-0"}
     assert "reward-1" not in causes  # it only paused
-    assert "no sign of life for supervision.heartbeat_timeout_s=6 s" in causes["rollout-1"]
+    assert "no sign of life for supervision.heartbeat_timeout_s=12 s" in causes["rollout-1"]
     assert "no sign of life" in causes["reference-0"]
     killed = [one["cause"] for one in events if one["actor"] == "rollout-0" and "cause" in one]
     assert "died during" in killed[0]
