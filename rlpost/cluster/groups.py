@@ -69,7 +69,7 @@ def worker_groups(config: RunConfig, cluster: KuberayConfig) -> list[Group]:
         [
             node(f"{group.name}-{n}", group.ray_cpus, group.num_gpus, group=group.name)
             for group in groups
-            for n in range(1, group.pods + 1)
+            for n in range(1, group.max_pods + 1)
         ],
     )
     return groups
@@ -81,14 +81,12 @@ def _group(name: str, members: Sequence[Seat], cluster: KuberayConfig, per_gpu: 
     num_cpus = max(whole(cpus(pod)) for pod in pods)
     num_gpus = max(whole(gpus(pod)) for pod in pods)
     memory = max(memory_gib(pod, cluster) for pod in pods)
-    low, high = len(pods), len(pods)
-    if name == "rollout":
-        low, high = _bounds(len(pods), cluster)
+    steady = _steady(pods, cluster)
     return Group(
         name=name,
-        pods=low,
-        min_pods=low,
-        max_pods=high,
+        pods=steady,
+        min_pods=steady,
+        max_pods=len(pods),
         num_cpus=num_cpus,
         num_gpus=num_gpus,
         # Ray packs by resources, not by group: an actor with GPUs must fit beside any GPU.
@@ -106,22 +104,12 @@ def _packed(members: Sequence[Seat], most: int, cluster: KuberayConfig) -> list[
     return pods
 
 
-def _bounds(needed: int, cluster: KuberayConfig) -> tuple[int, int]:
-    low = cluster.rollout_min_pods or needed
-    high = cluster.rollout_max_pods or max(low, needed)
-    if low < needed:
+def _steady(pods: Sequence[Sequence[Seat]], cluster: KuberayConfig) -> int:
+    """Return how many pods hold the actors that a run begins with; the others come later."""
+    steady = sum(any(not seat.elastic for seat in pod) for pod in pods)
+    if steady < len(pods) and cluster.queue and cluster.scheduler == "kueue":
         raise ConfigError(
-            f"{PREFIX}rollout_min_pods={low} must be at least {needed}, the pods of "
-            "rollout.num_workers: a run reserves all its actors at once; ask for fewer workers"
+            f"{PREFIX}queue={cluster.queue} with rollout.min_workers, for which {steady} of "
+            f"{len(pods)} pods do: Kueue admits a RayJob of fixed size: leave one of them out"
         )
-    if high < low:
-        raise ConfigError(
-            f"{PREFIX}rollout_max_pods={high} must be at least {low}, the pods that the run starts "
-            "with: raise it, or leave it out"
-        )
-    if high > low and cluster.queue and cluster.scheduler == "kueue":
-        raise ConfigError(
-            f"{PREFIX}queue={cluster.queue} with {PREFIX}rollout_max_pods={high}, above the {low} "
-            "that the run starts with: Kueue admits a RayJob of fixed size: leave one of them out"
-        )
-    return low, high
+    return steady

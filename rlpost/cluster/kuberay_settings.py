@@ -31,8 +31,6 @@ class KuberayConfig(SizedConfig):
     scheduler: str = "kueue"  # who starts pods all together, where there is a queue; or volcano
     queue: str = ""  # Kueue's LocalQueue, or Volcano's queue
     rollout_per_pod: int = 0  # engines in a pod; 0: as many as fit
-    rollout_min_pods: int = 0  # 0: what the recipe needs
-    rollout_max_pods: int = 0  # likewise; more switches autoscaling on
     gpu_resource: str = "nvidia.com/gpu"
     gpu_tolerations: str = "nvidia.com/gpu:NoSchedule"  # KEY[=VALUE]:EFFECT, by commas
     cpu_tolerations: str = ""

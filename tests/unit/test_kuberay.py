@@ -31,8 +31,8 @@ COMBINATIONS = [
     ([], {}),
     (["rollout.num_workers=3"], {}),
     (["rollout.num_workers=64", *GPUS], {}),
-    (["rollout.num_workers=8"], {"rollout_per_pod": "2", "rollout_max_pods": "9"}),
-    (["rollout.num_workers=8"], {"rollout_min_pods": "4"}),
+    (["rollout.num_workers=8", "rollout.min_workers=2"], {"rollout_per_pod": "2"}),
+    (["rollout.num_workers=8", "rollout.min_workers=3"], {"scheduler": "volcano"}),
     (["rollout.num_cpus=0.3", "rollout.num_workers=7"], {}),
     (["rollout.num_gpus=2", "rollout.tensor_parallel_size=2", "learner.num_gpus=1"], {}),
     (["learner.num_ranks=2", *GPUS], {"node_gpus": "1"}),
@@ -269,9 +269,11 @@ def test_an_actor_may_ask_for_the_pods_of_its_group():
 
 
 def test_the_rollout_group_alone_grows():
-    objects = rendered(words={"rollout_per_pod": "1", "rollout_max_pods": "6"})
+    asked = ["rollout.num_workers=11", "rollout.min_workers=3"]
+    objects = rendered(overrides=asked, words={"rollout_per_pod": "2"})
     bounds = {n: (g["minReplicas"], g["maxReplicas"]) for n, g in groups_of(objects).items()}
-    assert bounds == {"learner": (1, 1), "rollout": (4, 6), "cpu": (1, 1)}
+    assert bounds == {"learner": (1, 1), "rollout": (2, 6), "cpu": (1, 1)}
+    assert groups_of(objects)["rollout"]["replicas"] == 2
     cluster = objects["rayjob.yaml"]["spec"]["rayClusterSpec"]
     assert cluster["enableInTreeAutoscaling"]
     assert not rendered()["rayjob.yaml"]["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"]
@@ -389,15 +391,19 @@ def test_ray_version_is_that_of_the_lock():
             {"node_gpus": "0"},
             "learner.num_gpus=1 of one actor is more than the 0 that cluster.node_gpus leaves",
         ),
-        ({"rollout_per_pod": "1", "rollout_min_pods": "3"}, "must be at least 4"),
-        ({"rollout_max_pods": "2", "rollout_min_pods": "3"}, "must be at least 3"),
-        ({"rollout_max_pods": "2", "queue": "q"}, "Kueue admits a RayJob of fixed size"),
         ({"storage_gib": "0"}, "leaves checkpoints on disks that go with their pods"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_a_remedy(words, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         rendered(words=words)
+
+
+def test_kueue_and_a_number_of_pods_that_changes_exclude_each_other():
+    asked = ["rollout.num_workers=16", "rollout.min_workers=4"]
+    with pytest.raises(ConfigError, match="for which 1 of 2 pods do: Kueue admits"):
+        rendered(overrides=asked, words={"queue": "research"})
+    rendered(overrides=asked, words={"queue": "research", "scheduler": "volcano"})
 
 
 @pytest.mark.parametrize(
