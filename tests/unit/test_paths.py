@@ -1,12 +1,7 @@
 """Files of a run on several hosts."""
 
-import os
-import socket
-
-import psutil
 import pytest
 
-from actors.network import interface_of, use_interface
 from rlpost.config import load
 from rlpost.errors import ConfigError
 from rlpost.paths import check_seen
@@ -30,19 +25,3 @@ def test_a_folder_that_a_host_does_not_see_is_told(tmp_path):
     check_seen(tmp_path, "run_dir")
     with pytest.raises(ConfigError, match=r"does not see .*/gone.*: run_dir must lie on a file"):
         check_seen(tmp_path / "gone", "run_dir")
-
-
-def test_gloo_and_nccl_use_the_interface_of_the_nodes_address(monkeypatch):
-    for name, addresses in psutil.net_if_addrs().items():
-        for one in addresses:
-            if one.family == socket.AF_INET:
-                assert interface_of(one.address) == name
-    assert interface_of("192.0.2.1") is None
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")
-    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
-    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "ib0")  # a user's own
-    use_interface(None, "127.0.0.1")
-    assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
-    assert os.environ["NCCL_SOCKET_IFNAME"] == "ib0"
-    use_interface("eth7", "127.0.0.1")
-    assert os.environ["GLOO_SOCKET_IFNAME"] == os.environ["NCCL_SOCKET_IFNAME"] == "eth7"
