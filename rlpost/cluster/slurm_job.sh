@@ -36,7 +36,8 @@ start_ray() {
     ulimit -Sn "$(ulimit -Hn)" # Ray opens a socket for every actor and more
     local own
     own=$(own_address)
-    (umask 077 && mkdir -p "$temporary") # Ray's sockets, which other users of the node must not reach
+    # Ray opens its folder to all users of a node, who must not come as far as that.
+    (umask 077 && mkdir -p "$private")
     exec ray start --block --node-ip-address="$own" --node-name="$SLURMD_NODENAME" \
         --num-cpus="$ray_cpus" --num-gpus="$ray_gpus" --object-store-memory="$object_store_bytes" \
         --min-worker-port=0 --max-worker-port=0 --disable-usage-stats "$@"
@@ -60,10 +61,10 @@ finish() {
         wait "${started[@]}" 2>/dev/null || true
     fi
     timeout 60 srun --overlap --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
-        rm -rf -- "$temporary" || true
+        rm -rf -- "$private" || true
 }
 
-export temporary="/tmp/rlpost-$SLURM_JOB_ID"
+export private="/tmp/rlpost-$SLURM_JOB_ID"
 logs="$run_dir/slurm"
 mkdir -p "$logs"
 read_setup
@@ -82,7 +83,7 @@ trap finish EXIT
 : >"$logs/ray-$head.log"
 on_nodes "$head" 1 --output="$logs/ray-$head.log" bash -c 'start_ray "$@"' ray --head \
     --port="$port" --ray-client-server-port=$((port + 5000)) --include-dashboard=false \
-    --temp-dir="$temporary" &
+    --temp-dir="$private/ray" &
 started+=($!)
 deadline=$((SECONDS + ready_s))
 until grep -q 'Ray runtime started' "$logs/ray-$head.log"; do

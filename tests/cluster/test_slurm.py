@@ -95,6 +95,15 @@ def test_a_job_that_nears_its_time_limit_writes_a_checkpoint_and_goes_on_later(t
     assert not list(Path("/tmp").glob(f"rlpost-{number}"))
 
 
+def mode_of(folder):
+    """Return a folder's permissions once it is there."""
+    deadline = time.monotonic() + LIMIT_S
+    while not folder.is_dir():
+        assert time.monotonic() < deadline, f"{folder} did not appear"
+        time.sleep(0.1)
+    return folder.stat().st_mode & 0o777
+
+
 def said(capsys, *words):
     capsys.readouterr()
     assert main(["jobs", *words]) == 0
@@ -111,6 +120,7 @@ def test_a_node_whose_ray_does_not_start_is_named(tmp_path, job, capsys):
         said(capsys, "stop", "second")
         assert "state:     cancelled" in said(capsys, "status", "second")
         wait_for(number, ("RUNNING",))
+        assert mode_of(Path(f"/tmp/rlpost-{number}")) == 0o700
         log = said(capsys, "logs", "tiny")  # until it ends
         assert "state:     failed" in said(capsys, "status", "tiny")
     assert "node2 did not join Ray within ray.nodes_timeout_s=40; there are node1" in log
