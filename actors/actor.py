@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -10,7 +10,9 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actors.failures import told
 from rlpost.errors import DeadlineError
+from rlpost.progress import Progress
 
+_QUESTIONS = ("written", "__ray_call__")  # an answer to these is no progress of the run
 PULSE = "pulse"  # the concurrency group of actors that do one thing at a time
 
 
@@ -28,6 +30,7 @@ class Actor:
     handle: Any
     overlapping: bool
     life: int = 1
+    progress: Progress = field(default_factory=Progress)
 
     async def call(self, verb: str, *arguments: Any, timeout_s: float) -> Any:
         """Call a method and wait for its result; who stops waiting calls it off.
@@ -38,7 +41,9 @@ class Actor:
             ActorError: it raised something that is not an `RlpostError`.
         """
         reference = getattr(self.handle, verb).remote(*arguments)
-        return await self._answer(reference, verb, timeout_s)
+        advances = verb not in _QUESTIONS
+        with self.progress.waiting(self.name, verb, timeout_s, advances=advances):
+            return await self._answer(reference, verb, timeout_s)
 
     async def pulse(self, timeout_s: float) -> None:
         """Wait for a sign of life, whatever else the actor is doing.

@@ -12,6 +12,7 @@ from rlpost.checkpoint import CheckpointStore, Writing, files_under
 from rlpost.choices import Best
 from rlpost.errors import CheckpointError, DeadlineError
 from rlpost.manifest import FileEntry, Manifest, entries, library_versions
+from rlpost.progress import Progress
 from rlpost.resuming import DRIVER, driver_files, store_of
 from rlpost.roles import Learner
 from rlpost.schema import RunConfig
@@ -29,10 +30,14 @@ class Checkpointer:
     `await close()` however it ends.
     """
 
-    def __init__(self, config: RunConfig, learner: Learner, recipe: str) -> None:
+    def __init__(
+        self, config: RunConfig, learner: Learner, recipe: str, progress: Progress | None = None
+    ) -> None:
+        """`progress` is told of the checkpoint that is being written."""
         self.config = config
         self.learner = learner
         self.recipe = recipe
+        self.progress = progress or Progress()
         self.store: CheckpointStore = store_of(config)
         self._writing: asyncio.Task[None] | None = None
 
@@ -99,12 +104,15 @@ class Checkpointer:
         metrics: Mapping[str, float],
     ) -> None:
         started, limit_s = time.monotonic(), self.config.checkpoint.timeout_s
+        waiting, what = self.progress.waiting, f"the checkpoint of step {step}"
         try:
             with held as stack:
-                async with asyncio.timeout(limit_s):
-                    written = await self.learner.written()
+                with waiting("learner", what, limit_s):
+                    async with asyncio.timeout(limit_s):
+                        written = await self.learner.written()
                 held = stack.pop_all()
-            await asyncio.to_thread(self._commit, held, writing, step, files, metrics, written)
+            with waiting("driver", what, limit_s):
+                await asyncio.to_thread(self._commit, held, writing, step, files, metrics, written)
         except TimeoutError:
             raise DeadlineError(
                 f"the learner ranks did not write the checkpoint of step {step} within "

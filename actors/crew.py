@@ -132,11 +132,13 @@ class Crew:
 
     async def _take(self, verb: str) -> int:
         """Wait until an actor serves, and take the one with the fewest requests."""
+        waiting = self.actors[0].progress.waiting
         try:
             async with asyncio.timeout(self.patience_s):
                 while not self._loads.num_present:
                     self._arrival.clear()
-                    await self._arrival.wait()
+                    with waiting(f"any {self.role} actor", f"to {verb}", self.patience_s):
+                        await self._arrival.wait()
         except TimeoutError:
             raise DeadlineError(
                 f"{verb} waited {self.patience_s:g} s for one of {len(self.actors)} {self.role} "

@@ -79,12 +79,12 @@ class Ending:
         self.signal = name
         if self._cancel is None:
             sys.stderr.write(f"\n{name}: ending\n")
-            _kill_all()
+            kill_all(130)
             return
         sys.stderr.write(f"\n{name}: ending all actors\n")
         self._cancel()
         if not self._over.wait(_LIMIT_S):
-            _kill_all()
+            kill_all(130)
 
 
 def end_with_parent() -> None:
@@ -92,9 +92,9 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _kill_all() -> None:
-    """Kill all that this run has started, and this process."""
+def kill_all(code: int) -> None:
+    """Kill all that this run has started, and end this process with an exit code."""
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             process.kill()
-    os._exit(130)
+    os._exit(code)

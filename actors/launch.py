@@ -18,10 +18,12 @@ from actors.memory import resident_gib
 from actors.placement import leaving_nodes, reserve
 from actors.processes import OVERLAPPING, start_process
 from actors.runtime import ray_runtime
-from rlpost.errors import LostError
+from rlpost.errors import ActorError, LostError
 from rlpost.incidents import Incidents
+from rlpost.progress import Progress
 from rlpost.schema import RunConfig
 from rlpost.seats import Seat, seats
+from rlpost.stall import Witness
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ class Cast:
         self.seats = seats(config, roles)
         self.reservation = reserve(self.seats, config.ray.placement_timeout_s)
         self.alarm = Alarm()
+        self.progress = Progress()
+        self.witnesses: dict[str, Witness] = {}
         self.heartbeat = Heartbeat(config.supervision)
         self.incidents = Incidents(config.supervision, Path(config.run_dir))
         self.actors = [self._create(seat, position) for position, seat in enumerate(self.seats)]
@@ -96,9 +100,25 @@ class Cast:
         await asyncio.gather(*(self._renew(actor) for actor in self._of("learner")))
         self.alarm.forget(LostError)  # of the ranks that are replaced
 
+    async def restart(self, name: str) -> None:
+        """End an actor that stands still: whoever waits for it hears of a loss, which is made up.
+
+        Raises:
+            ActorError: no actor has that name.
+        """
+        found = [actor for actor in self.actors if actor.name == name]
+        if not found:
+            raise ActorError(f"{name} stands still and is no actor that could be restarted")
+        for actor in found:
+            actor.kill()
+
+    def state(self) -> str:
+        """Say of each actor of a crew whether it serves."""
+        return "\n".join(f"- {crew.state()}" for crew in self._crews.values() if crew.actors)
+
     async def vitals(self) -> dict[str, float]:
         """Return how the actors are: `memory/<process>_gib`, `workers/<role>`, `faults/lost`."""
-        present = self._present()
+        present = self.present()
         calls = (a.call("__ray_call__", resident_gib, timeout_s=_AT_ONCE_S) for a in present)
         found = await asyncio.gather(*calls, return_exceptions=True)
         answers = zip((actor.name for actor in present), found, strict=True)
@@ -112,7 +132,7 @@ class Cast:
         pairs = zip(self.seats, self.actors, strict=True)
         return [actor for seat, actor in pairs if seat.role == role]
 
-    def _present(self) -> list[Actor]:
+    def present(self) -> list[Actor]:
         """Return the actors that are there: not yet to come, and not being replaced."""
         begun = {actor for crew in self._crews.values() for actor in crew.begun()}
         begun.update(self._of("learner"))
@@ -153,6 +173,7 @@ class Cast:
             node_id=place.node_id,
             handle=start_process(self.config, seat, place),
             overlapping=seat.role in OVERLAPPING,
+            progress=self.progress,
         )
 
     async def _renew(self, actor: Actor) -> None:
@@ -191,7 +212,7 @@ class Cast:
             self._draining.cancel()
         await self.heartbeat.close()
         await asyncio.gather(*(crew.close() for crew in self._crews.values()))
-        polite = [a.call("close", timeout_s=3.0) for a in self._present() if a.overlapping]
+        polite = [a.call("close", timeout_s=3.0) for a in self.present() if a.overlapping]
         await asyncio.gather(*polite, return_exceptions=True)
         for actor in self.actors:
             actor.kill()

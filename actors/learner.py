@@ -28,6 +28,7 @@ from rlpost.objectives import build_from
 from rlpost.paths import check_seen
 from rlpost.schema import LearnerConfig, RunConfig
 from rlpost.seats import weight_backend
+from rlpost.stack_signal import answer_signal
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class LearnerRank:
     """
 
     def __init__(self, config: RunConfig, rank: int) -> None:
+        answer_signal()
         # Both take long to import: it begins with the actor.
         import deepspeed  # noqa: F401
         import transformers  # noqa: F401

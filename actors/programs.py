@@ -12,6 +12,7 @@ from pathlib import Path
 from actors.ending import Ending
 from actors.launch import Cast, run, running
 from actors.training import prepare_policy, train_with
+from actors.watching import watched
 from actors.workshop import Workshop, as_yaml
 from rlpost.atomic import atomic_folder
 from rlpost.config import recipe_name
@@ -95,7 +96,9 @@ def warmstart(config: RunConfig) -> int:
 async def _warmstart(config: RunConfig, preparing: Awaitable[Workshop]) -> None:
     async with running(config, ("learner",)) as cast:
         with Console(total_steps=config.warmstart.steps, title="warm start") as view:
-            folder = await prepare_policy(await preparing, await cast.learners(), view)
+            workshop = await preparing
+            async with watched(cast, config, view):
+                folder = await prepare_policy(workshop, await cast.learners(), view)
             view.message(f"warm-started policy: {folder}")
 
 
@@ -109,7 +112,9 @@ def evaluate(config: RunConfig, checkpoint: Path) -> int:
 async def _evaluate(config: RunConfig, preparing: Awaitable[Workshop]) -> None:
     async with running(config, ("learner", "rollout", "reward")) as cast:
         with Console(total_steps=1, title=f"evaluating {config.model.path}") as view:
-            values = await cast.alarm.watch(_measured(cast, await preparing, view))
+            workshop = await preparing
+            async with watched(cast, config, view):
+                values = await cast.alarm.watch(_measured(cast, workshop, view))
             for name, value in values.items():
                 view.message(f"{name}: {value:g}")
 

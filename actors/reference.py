@@ -10,6 +10,7 @@ from rlpost.learning import TokenPolicy
 from rlpost.models import load_policy
 from rlpost.paths import check_seen
 from rlpost.schema import RunConfig
+from rlpost.stack_signal import answer_signal
 from rlpost.types import Trajectory
 
 
@@ -20,6 +21,7 @@ class ReferencePolicy:
     """
 
     def __init__(self, config: RunConfig, index: int) -> None:
+        answer_signal()
         self.config = config
         self.name = f"reference-{index}"
         self.policy: TokenPolicy | None = None

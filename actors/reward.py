@@ -1,8 +1,11 @@
 """One reward worker: verifies trajectories in processes of its own."""
 
+import asyncio
 from collections.abc import Sequence
 
 from rlpost.schema import RunConfig
+from rlpost.stack_signal import answer_signal
+from rlpost.stacks import tasks
 from rlpost.tasks.verification import VerifierPool
 from rlpost.types import Prompt, Trajectory, Verdict
 
@@ -11,6 +14,7 @@ class RewardWorker:
     """Use: `start()`, any number of overlapping `verify(...)`, `close()`."""
 
     def __init__(self, config: RunConfig, index: int) -> None:
+        answer_signal()
         self.name = f"reward-{index}"
         reward = config.reward
         self.pool = VerifierPool(
@@ -30,6 +34,10 @@ class RewardWorker:
     async def verify(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> list[Verdict]:
         """Return one verdict a trajectory, in order."""
         return await self.pool.verify(prompt, trajectories)
+
+    async def situation(self) -> tuple[str, str]:
+        """Say what is verified and what waits here, and where its tasks wait."""
+        return self.pool.situation(), tasks(asyncio.get_running_loop())
 
     async def close(self) -> None:
         """Kill the verifier's processes."""

@@ -17,6 +17,8 @@ from rlpost.models import load_tokenizer
 from rlpost.paths import check_seen
 from rlpost.schema import RunConfig
 from rlpost.seats import weight_backend
+from rlpost.stack_signal import answer_signal
+from rlpost.stacks import tasks
 from rlpost.types import Group, Prompt, Sampling, Trajectory
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class RolloutWorker:
     """
 
     def __init__(self, config: RunConfig, index: int) -> None:
+        answer_signal()
         # The import takes longest of all that a run waits for: it begins with the actor.
         import vllm.v1.engine.async_llm  # noqa: F401
 
@@ -206,6 +209,13 @@ class RolloutWorker:
         """Give a sign of life: of this process and of vLLM's engine."""
         with _explained():
             await self.engine.is_paused()
+
+    async def situation(self) -> tuple[str, str]:
+        """Say what is sampled here with which weights, and where its tasks wait."""
+        sampled = self.engine.output_processor.get_num_unfinished_requests() if self.engine else 0
+        serving = "serves" if self.serving.is_set() else "is on hold and would serve"
+        told = f"{serving} weights of version {self.version}, {sampled} requests in vLLM"
+        return told, tasks(asyncio.get_running_loop())
 
     def weight_version(self) -> int:
         """Return the version of the proved weights, or -1 before the first."""

@@ -11,6 +11,7 @@ from actors.checkpointing import Checkpointer
 from actors.ending import Ending
 from actors.launch import Cast
 from actors.learner_group import LearnerGroup
+from actors.watching import watched
 from actors.workshop import Recording, Workshop, as_yaml, asdict_plain
 from rlpost.batching import BatchPlan, Sample, build_batches
 from rlpost.console import View
@@ -21,6 +22,7 @@ from rlpost.guards import Guards
 from rlpost.learning import training_phase, warmstart_phase
 from rlpost.resuming import ANEW, Start, find_start, store_of
 from rlpost.schema import RunConfig
+from rlpost.stall import queues
 from rlpost.tasks.interface import Renderer
 from rlpost.tracking import build_tracker
 from rlpost.types import Prompt, Trajectory
@@ -43,17 +45,19 @@ async def train_with(
         GuardError: a guard says that going on is in vain.
         StoppedError: `ending` has been asked to stop; the checkpoint of the last step is written.
         ActorError: more actors were lost than the recipe allows.
+        StallError: nothing advanced any more, and `watchdog.action=stop`.
     """
     workshop = await preparing
     cast.incidents.folder = workshop.run_dir
-    while True:
-        try:
-            return await cast.alarm.watch(_train_from(cast, workshop, view, start, ending))
-        except LostError as loss:
-            cast.incidents.note("learner", str(loss))
-            start = _start_again(config, loss)
-            view.message(f"{loss}: all learner ranks go on after step {start.step}")
-            await cast.renew_learners()
+    async with watched(cast, config, view):
+        while True:
+            try:
+                return await cast.alarm.watch(_train_from(cast, workshop, view, start, ending))
+            except LostError as loss:
+                cast.incidents.note("learner", str(loss))
+                start = _start_again(config, loss)
+                view.message(f"{loss}: all learner ranks go on after step {start.step}")
+                await cast.renew_learners()
 
 
 def _start_again(config: RunConfig, loss: LostError) -> Start:
@@ -86,7 +90,8 @@ async def _train_from(
     with closing(tracker), explained(config):
         recording = Recording(config, tracker, view)
         controller = await make_controller(workshop, cast, recording, view, start)
-        checkpoints = Checkpointer(config, controller.parts.learner, as_yaml(config))
+        learner = controller.parts.learner
+        checkpoints = Checkpointer(config, learner, as_yaml(config), cast.progress)
         history = list(start.history)
         try:
             if start.resumed:
@@ -103,7 +108,7 @@ async def _train_from(
                     await checkpoints.finish()
                     raise early
             if config.checkpoint.export_at_end:
-                await controller.parts.learner.export(workshop.run_dir / "export")
+                await learner.export(workshop.run_dir / "export")
             await checkpoints.finish()
         finally:
             await checkpoints.close()
@@ -168,7 +173,17 @@ async def make_controller(
     guards = Guards(config)
     guards.report("eval_overlap", workshop.overlap)
     guards.remember(start.history)
-    return Controller(config, parts, evaluator, recording, guards=guards, vitals=cast.vitals)
+    controller = Controller(
+        config,
+        parts,
+        evaluator,
+        recording,
+        guards=guards,
+        vitals=cast.vitals,
+        progress=cast.progress,
+    )
+    cast.witnesses["Episodes"] = lambda: queues(controller.buffer)
+    return controller
 
 
 async def load_learner(

@@ -28,6 +28,7 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngin
 from actors.ending import end_with_parent
 from actors.fingerprint import fingerprint
 from actors.intake import ADAPTER_ID
+from rlpost.stack_signal import answer_signal
 
 
 class FingerprintMixin:
@@ -208,6 +209,7 @@ def engine_name(backend: str) -> str:
 
 def register() -> None:
     """Make the engines known to vLLM; called by vLLM in each of its processes."""
+    answer_signal()
     if multiprocessing.parent_process() is not None:
         end_with_parent()
     for name, engine in ENGINES.items():

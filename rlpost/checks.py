@@ -346,6 +346,11 @@ def _tracking(config: RunConfig) -> Problems:
         yield f"eval.num_prompts must be at least 1, got {config.eval.num_prompts}: or eval.every=0"
 
 
+def _watchdog(config: RunConfig) -> Problems:
+    if config.watchdog.after_s < 0:
+        yield f"watchdog.after_s must be 0 (never) or more, got {config.watchdog.after_s}"
+
+
 RULES: tuple[Callable[[RunConfig], Problems], ...] = (
     _positive,
     _batch,
@@ -360,4 +365,5 @@ RULES: tuple[Callable[[RunConfig], Problems], ...] = (
     _task,
     _checkpoint,
     _tracking,
+    _watchdog,
 )

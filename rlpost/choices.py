@@ -96,6 +96,14 @@ class Action(StrEnum):
     checkpoint = "checkpoint"
 
 
+class OnStall(StrEnum):
+    """What follows the report of a run that stands still; `restart` is for the part that does."""
+
+    warn = "warn"
+    restart = "restart"
+    stop = "stop"
+
+
 class LoraTransfer(StrEnum):
     """What of a LoRA policy goes to the rollout workers: the sums, or the adapter alone."""
 

@@ -19,6 +19,7 @@ from rlpost.guards import Guards
 from rlpost.kl import kl
 from rlpost.metrics import Metrics
 from rlpost.objectives import build_from
+from rlpost.progress import Progress
 from rlpost.roles import Learner, Reference, Rollouts, Verifiers
 from rlpost.schema import RunConfig
 from rlpost.timing import PhaseTimer, clock
@@ -100,14 +101,17 @@ class Controller:
         *,
         guards: Guards | None = None,
         vitals: Vitals = nothing_measured,
+        progress: Progress | None = None,
     ) -> None:
         """`build` cuts a step's samples into what the learner's ranks train on.
 
-        `guards` knows what was seen before the run; `vitals` measures its processes.
+        `guards` knows what was seen before the run; `vitals` measures its processes; `progress` is
+        told of phases and episodes.
         """
         self.config = config
         self.guards = guards or Guards(config)
         self.vitals = vitals
+        self.progress = progress or Progress()
         self.parts = parts
         self.evaluator = evaluator
         self.recorder = recorder
@@ -163,6 +167,7 @@ class Controller:
         """Take a batch, train on it, publish the new weights; return the step's metrics."""
         timer = PhaseTimer()
         metrics = Metrics()
+        self.progress.step = step
         with self._phase("rollout", timer):
             self.buffer.begin(self.version)
             metrics.mean("queue/ready_frac", self.buffer.num_ready, self.buffer.num_waiting)
@@ -186,11 +191,13 @@ class Controller:
         values["throughput/tokens_per_s"] = values["tokens/trained"] / values["time/step_s"]
         values |= self.guards.look(step, values)
         self.recorder.record(step, values, groups)
+        self.progress.mark(f"step {step} is recorded")
         self.guards.enforce()
         return values
 
     def _phase(self, name: str, timer: PhaseTimer):  # noqa: ANN202 - the timer's context manager
         self.recorder.phase(name)
+        self.progress.enter(name)
         return timer.phase(name)
 
     async def _episode(self, prompt: Prompt, step: int) -> Episode:
@@ -209,6 +216,7 @@ class Controller:
         sampled_s = now()
         verdicts = await self.parts.verifiers.verify(prompt, group.trajectories)
         group = replace(group, asked_s=asked_s, sampled_s=sampled_s, scored_s=now())
+        self.progress.mark(f"the episode of prompt {prompt.id} of step {step} ended")
         return scored(group, verdicts, self.config.reward.on_timeout)
 
     @property

@@ -41,6 +41,10 @@ class DeadlineError(RlpostError, TimeoutError):
     """What was waited for did not come in time; the message says what and for how long."""
 
 
+class StallError(RlpostError, TimeoutError):
+    """Nothing in a run advanced any more; the message says since when and what was waited for."""
+
+
 class StoppedError(RlpostError, InterruptedError):
     """A run has ended early because it was asked to, after a checkpoint."""
 

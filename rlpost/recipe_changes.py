@@ -18,6 +18,7 @@ _FREE = (
     "ray.",
     "guards.",
     "supervision.",
+    "watchdog.",
     "eval.",
     "weights.",
     "learner.node_labels",

@@ -21,6 +21,7 @@ from rlpost.choices import (
     Mode,
     Offload,
     OldLogprobs,
+    OnStall,
     OnTimeout,
     Placement,
     Reduction,
@@ -320,6 +321,14 @@ class SupervisionConfig:
 
 
 @dataclass(kw_only=True)
+class WatchdogConfig:
+    """What happens when nothing in a run advances any more; see docs/watchdog.md."""
+
+    after_s: float = 300.0  # without progress of any kind; 0 watches nothing
+    action: OnStall = OnStall.warn
+
+
+@dataclass(kw_only=True)
 class RayConfig:
     """Which Ray to run on; `address=null` starts one on this machine, bound to loopback."""
 
@@ -375,6 +384,7 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     guards: GuardsConfig = field(default_factory=GuardsConfig)
     supervision: SupervisionConfig = field(default_factory=SupervisionConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     ray: RayConfig = field(default_factory=RayConfig)
 
     @property

@@ -151,6 +151,7 @@ class VerifierPool:
         ]
         self._idle: asyncio.Queue[VerifierProcess] = asyncio.Queue()
         self._closed = False
+        self.num_waiting = 0  # responses for which no process is free
 
     async def start(self) -> None:
         """Start all processes."""
@@ -162,8 +163,19 @@ class VerifierPool:
         """Return one verdict a trajectory, in order."""
         return await asyncio.gather(*(self._one(prompt, each) for each in trajectories))
 
+    def situation(self) -> str:
+        """Say how many responses are verified, and how many wait."""
+        busy = len(self._processes) - self._idle.qsize()
+        return (
+            f"{busy} of {len(self._processes)} verifier processes at work, {self.num_waiting} wait"
+        )
+
     async def _one(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
-        process = await self._idle.get()
+        self.num_waiting += 1
+        try:
+            process = await self._idle.get()
+        finally:
+            self.num_waiting -= 1
         try:
             if self._closed:
                 return Verdict(reward=None, status="error", detail="the verifiers were closed")

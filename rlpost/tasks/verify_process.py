@@ -14,6 +14,8 @@ import sys
 from importlib import import_module
 from typing import Any
 
+from rlpost.stack_signal import answer_signal
+
 _PR_SET_PDEATHSIG = 1
 _MAX_DETAIL = 2000  # characters; a verifier may put a whole response into its exception
 
@@ -22,6 +24,7 @@ def main() -> None:
     """Serve requests from standard input until it closes."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        answer_signal()
     # What a verifier prints or reads must not mix with answers and requests.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     requests = os.fdopen(os.dup(0), "rb")
