@@ -12,6 +12,7 @@ from typing import Any
 
 from actors.fingerprint import check_arrival
 from actors.intake import Intake, adapter_arguments, make_intake
+from actors.network import use_interface
 from rlpost.errors import ActorError, ConfigError, DeadlineError, LostError
 from rlpost.models import load_tokenizer
 from rlpost.paths import check_seen
@@ -73,7 +74,10 @@ class RolloutWorker:
     """
 
     def __init__(self, config: RunConfig, index: int) -> None:
+        import ray
+
         answer_signal()
+        use_interface(config.ray.interface, ray.util.get_node_ip_address())
         # The import takes longest of all that a run waits for: it begins with the actor.
         import vllm.v1.engine.async_llm  # noqa: F401
 

@@ -23,7 +23,9 @@ FOLDER = "/tmp/rlpost-ray-{user}"  # noqa: S108 - made with mode 700, and refuse
 START = r"""
 umask 077
 mkdir -p {folder} || exit 1
-[ -O {folder} ] || {{ echo "{folder} is another user's: choose one with --folder" >&2; exit 1; }}
+if [ -L {folder} ] || ! [ -O {folder} ]; then
+  echo "{folder} is another user's: choose one with --folder" >&2; exit 1
+fi
 if pid=$(cat {folder}/pid 2>/dev/null) && grep -qF {folder} "/proc/$pid/cmdline" 2>/dev/null; then
   echo "runs already"; exit 0
 fi

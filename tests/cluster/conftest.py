@@ -122,7 +122,8 @@ def describe(cluster: Cluster) -> None:
     """Write the hosts file, and the command that stands for ssh."""
     pools = ("sample", "train", "train,last=yes")
     lines = [
-        f"{host.name} {host.address} --num-cpus 3 --labels pool={pool}\n"
+        f"{host.name} {host.address} --num-cpus 3 --object-store-memory 200000000 "
+        f"--labels pool={pool}\n"
         for host, pool in zip(cluster.hosts, pools, strict=True)
     ]
     (cluster.folder / "hosts.txt").write_text("".join(lines))
