@@ -2,7 +2,7 @@
 
 import re
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from rlpost.errors import ActorError, LostError, RlpostError
 
@@ -19,6 +19,8 @@ def told(place: str, verb: str, error: RayActorError | RayTaskError) -> RlpostEr
         verb: the method that was called.
         error: what Ray raised; an `RlpostError` inside it keeps its type.
     """
+    if isinstance(error, ActorUnavailableError):
+        return LostError(f"{place} could not be reached for {verb}: {str(error).strip()}")
     if isinstance(error, RayActorError):
         return LostError(f"{place} died during {verb}: {_cause_of_death(error)}")
     cause = error.cause

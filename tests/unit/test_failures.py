@@ -1,7 +1,7 @@
 """What of a failed call counts as the loss of an actor."""
 
 import pytest
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorUnavailableError, RayTaskError
 
 from actors.failures import told
 from rlpost.errors import ActorError, LostError, WeightSyncError
@@ -24,6 +24,15 @@ def test_a_process_that_lost_its_peer_or_its_device_is_lost_itself(said):
     error = failed(RuntimeError(said))
     assert type(error) is LostError
     assert str(error).startswith("learner-0 on node a failed in update: RuntimeError: ")
+
+
+def test_an_actor_that_a_message_did_not_reach_is_lost_and_not_called_dead():
+    error = told(
+        "rollout-0 on node a", "generate", ActorUnavailableError("rpc_code: 14", b"0" * 16)
+    )
+    assert type(error) is LostError
+    assert str(error).startswith("rollout-0 on node a could not be reached for generate: ")
+    assert "rpc_code: 14" in str(error)
 
 
 def test_a_mistake_of_the_program_is_no_loss():
