@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ray._raylet import AuthenticationTokenLoader, Config  # pyrefly: ignore[missing-module-attribute]
+from ray.dashboard.modules.job import sdk
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -28,7 +29,8 @@ class JobServer:
     """
 
     def __init__(self, address: str) -> None:
-        logging.getLogger("ray").setLevel(logging.WARNING)  # it tells of every connection
+        # It tells of every connection, and has set its own level.
+        logging.getLogger(sdk.__name__).setLevel(logging.WARNING)
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         Config.initialize("")  # Ray has read its environment when it was imported
         mode = os.environ["RAY_AUTH_MODE"]
@@ -64,7 +66,8 @@ class JobServer:
         with _explained(self._address, ResourceError):
             found = self._client.get_job_info(job_id)
         assert found is not None, "a job that is not there is an error to Ray's client"
-        why = f" ({found.message})" if found.status is JobStatus.FAILED and found.message else ""
+        said = (found.message or "").splitlines()[:1] if found.status is JobStatus.FAILED else []
+        why = f" ({said[0]})" if said else ""
         return State(says=found.status.lower() + why, over=found.status in _OVER)
 
     def logs(self, job_id: str, *, follow: bool) -> Iterator[str]:

@@ -1,9 +1,18 @@
-"""Jobs that are really submitted, on this machine."""
+"""Jobs that are really submitted: on this machine, and to a Ray cluster with a dashboard."""
 
+import contextlib
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
 import pytest
 
 from rlpost.cli import main
 
+RAY = Path(sys.executable).with_name("ray")
+TOKEN = "0123456789abcdef0123456789abcdef"
 TINY = ["recipe=quickstart", "steps=1", "prompts_per_step=8", "warmstart.steps=1", "eval.every=0"]
 
 
@@ -40,3 +49,65 @@ def test_a_job_of_this_machine_is_followed_to_its_end_and_another_stopped(
     said(capsys, "logs", "half")
     assert "state:     ended with 1" in said(capsys, "status", "half")  # 130, or 143 if very early
     assert not (tmp_path / "half" / "export").exists()
+
+
+@pytest.fixture
+def head(tmp_path, monkeypatch):
+    """The dashboard's address of a cluster that asks for a token."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    monkeypatch.setenv("PATH", f"{RAY.parent}:/usr/bin:/bin")
+    with contextlib.ExitStack() as stack:
+        found = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        gcs, dashboard, agent = (server.getsockname()[1] for server in found)
+    words = ["--head", "--block", f"--port={gcs}", f"--dashboard-port={dashboard}"]
+    words.append(f"--dashboard-agent-listen-port={agent}")
+    process = subprocess.Popen(
+        [RAY, "start", *words, "--num-cpus=2", "--disable-usage-stats", "--include-dashboard=true"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    printed = []
+    try:
+        for line in process.stdout:
+            printed.append(line)
+            if "Ray runtime started" in line:
+                break
+        else:
+            pytest.fail("".join(printed))
+        yield f"http://127.0.0.1:{dashboard}"
+    finally:
+        started = psutil.Process(process.pid).children(recursive=True)
+        for one in (process, *started):
+            with contextlib.suppress(psutil.Error):
+                one.kill()
+        process.wait()
+        psutil.wait_procs(started, timeout=60)
+        process.stdout.close()
+
+
+def test_jobs_of_a_cluster_with_a_dashboard(head, submitted, capsys, monkeypatch):
+    there = ("cluster=ray", f"cluster.address={head}")
+    submitted(*there, "cluster.name=large", "learner.num_ranks=8", "prompts_per_step=8")
+    assert "the run needs" in said(capsys, "logs", "large")  # from the driver, once it is there
+    assert "failed" in said(capsys, "status", "large")
+    submitted(*there, "cluster.name=half")
+    said(capsys, "stop", "half")
+    said(capsys, "logs", "half")
+    table = said(capsys, "list")
+    assert {line.split()[0]: line.split()[4] for line in table.splitlines()[1:]} == {
+        "large": "failed",
+        "half": "stopped",
+    }
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN[::-1])
+    monkeypatch.delenv("RLPOST_TRACEBACK")
+    stranger = subprocess.run(  # a process of its own: Ray keeps the token that it has once read
+        [RAY.with_name("rlpost"), "jobs", "status", "half"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert stranger.returncode == 2
+    assert "Invalid authentication token" in stranger.stderr
