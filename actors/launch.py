@@ -49,7 +49,7 @@ class Cast:
         self.alarm = Alarm()
         self.progress = Progress()
         self.witnesses: dict[str, Witness] = {}
-        self.heartbeat = Heartbeat(config.supervision)
+        self.heartbeat = Heartbeat(config.supervision, Path(config.run_dir) / "stalls")
         self.incidents = Incidents(config.supervision, Path(config.run_dir))
         self.actors = [self._create(seat, position) for position, seat in enumerate(self.seats)]
         self._crews: dict[str, Crew] = {}

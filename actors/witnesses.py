@@ -6,6 +6,7 @@ Each question has a limit of its own. Ray's head is asked, not its dashboard, wh
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -28,7 +29,7 @@ def witnesses(actors: Actors, present: Actors) -> dict[str, Witness]:
     return {
         "Queues of the actors": lambda: _queues(present()),
         "Ray": lambda: _ray(actors(), present()),
-        "Processes": lambda: _processes(actors()),
+        "Processes": lambda: processes(actors()),
     }
 
 
@@ -106,7 +107,7 @@ def _id(actor: Actor) -> str:
     return actor.handle._actor_id.hex()  # noqa: SLF001 - a handle has no other name for itself
 
 
-def _processes(actors: Sequence[Actor]) -> Section:
+def processes(actors: Sequence[Actor]) -> Section:
     """Look at the actors' processes and what they have started, on every node."""
     states = _states()
     nodes: dict[str, dict[str, int]] = defaultdict(dict)
@@ -129,6 +130,14 @@ def _processes(actors: Sequence[Actor]) -> Section:
         for answer, why in unseen.items()
     ]
     return _section(sights, told)
+
+
+def keep_stacks(actor: Actor, folder: Path) -> Path:
+    """Write down where an actor's processes are, before it is ended, and return the file."""
+    path = folder / f"{actor.name}-life{actor.life}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"# {actor.place} gave no sign of life\n\n{processes([actor]).text}\n")
+    return path
 
 
 def look_from(node: str, pids: Mapping[str, int]) -> Any:

@@ -109,7 +109,7 @@ async def instant_crew(num_workers: int, world: World) -> Crew:
         renew=begin,
         incidents=Incidents(rules, Path("nowhere")),
         alarm=Alarm(),
-        heartbeat=Heartbeat(rules),
+        heartbeat=Heartbeat(rules, Path("nowhere")),
     )
     workers = [
         Instant(name=f"rollout-{i}", node="", node_id="", handle=world, overlapping=True)

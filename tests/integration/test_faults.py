@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +79,9 @@ def test_every_lost_worker_is_named_with_its_cause_and_those_that_came_back(mixe
     assert "reward-1" not in causes  # it only paused
     assert "no sign of life for supervision.heartbeat_timeout_s=12 s" in causes["rollout-1"]
     assert "no sign of life" in causes["reference-0"]
+    stacks = Path(re.search(r"its stacks are in (\S+\.md)", causes["rollout-1"])[1]).read_text()
+    assert "T (stopped)" in stacks
+    assert "VLLM::EngineCore" in stacks
     killed = [one["cause"] for one in events if one["actor"] == "rollout-0" and "cause" in one]
     assert "died during" in killed[0]
     assert "vLLM's engine died" in killed[-1]
