@@ -1,6 +1,7 @@
 """How a rollout worker takes weights into its vLLM: whole, or a LoRA adapter on weights it has."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 from actors.fingerprint import check_arrival
@@ -51,18 +52,22 @@ class WholeWeights:
         )
 
     async def start(self) -> None:
-        """Prepare vLLM for new weights, also where a learner died in the middle of an update."""
-        if self._under_way:
-            await self._give_up()
-        self._under_way = True
-        await self.engine.start_weight_update()
+        """Prepare vLLM for new weights, also where a learner died in the middle of an update.
 
-    async def _give_up(self) -> None:
-        """End an update that has only begun; the next one replaces all that it brought."""
+        Raises:
+            LostError: vLLM cannot leave that update.
+        """
+        interrupted, self._under_way = self._under_way, True
+        if interrupted:
+            # Nobody knows how far it came. What it brought is replaced by the next one.
+            with suppress(Exception):
+                await self.engine.finish_weight_update()
         try:
-            await self.engine.finish_weight_update()
+            await self.engine.start_weight_update()
         except Exception as error:
-            raise LostError(f"vLLM cannot end an update that has only begun: {error}") from error
+            if not interrupted:
+                raise
+            raise LostError(f"vLLM cannot leave an update that was broken off: {error}") from error
 
     async def take(self, bucket: Mapping[str, Any]) -> None:
         """Load one bucket."""

@@ -142,6 +142,9 @@ async def interrupted(config, pool, policy, publish, client):
             await publish(0)
         delattr(client, verb)
     await publish(0)
+    [actor] = pool.crew.actors  # as if it had died before vLLM heard of the update
+    await actor.handle.__ray_call__.remote(lambda w: setattr(w.intake, "_under_way", True))
+    await publish(0)
     return gap(TokenPolicy(policy, 1.0), await pool.generate(prompt(config), 8, SAMPLING))
 
 
