@@ -52,8 +52,11 @@ def test_a_job_of_this_machine_is_followed_to_its_end_and_another_stopped(
 
 
 @pytest.fixture
-def head(tmp_path, monkeypatch):
+def head(tmp_path, monkeypatch, environment):
     """The dashboard's address of a cluster that asks for a token."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     monkeypatch.setenv("PATH", f"{RAY.parent}:/usr/bin:/bin")
@@ -87,27 +90,31 @@ def head(tmp_path, monkeypatch):
         process.stdout.close()
 
 
-def test_jobs_of_a_cluster_with_a_dashboard(head, submitted, capsys, monkeypatch):
-    there = ("cluster=ray", f"cluster.address={head}")
-    submitted(*there, "cluster.name=large", "learner.num_ranks=8", "prompts_per_step=8")
-    assert "the run needs" in said(capsys, "logs", "large")  # from the driver, once it is there
-    assert "failed" in said(capsys, "status", "large")
-    submitted(*there, "cluster.name=half")
-    said(capsys, "stop", "half")
-    said(capsys, "logs", "half")
-    table = said(capsys, "list")
-    assert {line.split()[0]: line.split()[4] for line in table.splitlines()[1:]} == {
-        "large": "failed",
-        "half": "stopped",
-    }
-    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN[::-1])
-    monkeypatch.delenv("RLPOST_TRACEBACK")
-    stranger = subprocess.run(  # a process of its own: Ray keeps the token that it has once read
-        [RAY.with_name("rlpost"), "jobs", "status", "half"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+def command(*words, code=0):
+    """Run our command and return what it says; Ray keeps the token that a process has once read."""
+    done = subprocess.run(
+        [RAY.with_name("rlpost"), *words], capture_output=True, text=True, timeout=240, check=False
     )
-    assert stranger.returncode == 2
-    assert "Invalid authentication token" in stranger.stderr
+    assert done.returncode == code, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def test_jobs_of_a_cluster_with_a_dashboard(head, tmp_path, monkeypatch):
+    submit = (
+        "submit",
+        *TINY,
+        f"cluster.folder={tmp_path}",
+        "cluster=ray",
+        f"cluster.address={head}",
+    )
+    command(*submit, "cluster.name=large", "learner.num_ranks=8", "prompts_per_step=8")
+    assert "the run needs" in command("jobs", "logs", "large")  # from the driver, once it is there
+    assert "failed" in command("jobs", "status", "large")
+    command(*submit, "cluster.name=half")
+    command("jobs", "stop", "half")
+    command("jobs", "logs", "half")
+    rows = [line.split() for line in command("jobs", "list").splitlines()]
+    states = {row[0]: row[4] for row in rows if row[0] in ("large", "half")}
+    assert states == {"large": "failed", "half": "stopped"}
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN[::-1])
+    assert "Invalid authentication token" in command("jobs", "status", "half", code=2)
