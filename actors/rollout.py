@@ -24,6 +24,8 @@ from rlpost.types import Group, Prompt, Sampling, Trajectory
 
 log = logging.getLogger(__name__)
 
+_HEALTH_S = 1.0
+
 
 @contextmanager
 def _explained() -> Iterator[None]:
@@ -212,7 +214,10 @@ class RolloutWorker:
     async def pulse(self) -> None:
         """Give a sign of life: of this process and of vLLM's engine."""
         with _explained():
-            await self.engine.is_paused()
+            asking = asyncio.ensure_future(self.engine.is_paused())
+            while not (await asyncio.wait({asking}, timeout=_HEALTH_S))[0]:
+                await self.engine.check_health()  # a question that it died over stays unanswered
+            asking.result()
 
     async def situation(self) -> tuple[str, str]:
         """Say what is sampled here with which weights, and where its tasks wait."""

@@ -84,7 +84,8 @@ def test_every_lost_worker_is_named_with_its_cause_and_those_that_came_back(mixe
     assert "VLLM::EngineCore" in stacks
     killed = [one["cause"] for one in events if one["actor"] == "rollout-0" and "cause" in one]
     assert "died during" in killed[0]
-    assert "vLLM's engine died" in killed[-1]
+    # Of an engine that dies amid a call, vLLM does not always tell whoever waits for the answer.
+    assert "vLLM's engine died" in killed[-1] or "no sign of life" in killed[-1]
     assert {one["actor"] for one in events if one["event"] == "back"} >= {"reward-0", "reference-0"}
 
 
