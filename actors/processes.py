@@ -34,7 +34,7 @@ def _environment(config: RunConfig, role: str) -> dict[str, str]:
         return _COMMON | {
             "OMP_NUM_THREADS": str(config.rollout.num_threads),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            # On CPU this, with the executor `uni`, keeps engine and worker in one process.
+            # AsyncLLM's engine is a child process either way; `uni` keeps its worker in it.
             "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if config.rollout.num_gpus else "0",
             "VLLM_NO_USAGE_STATS": "1",
             # vLLM compiles a few sampling functions even when eager: a minute of C++ on CPU.

@@ -26,7 +26,7 @@ _EPILOG = """examples:
   rlpost simulate from=runs/NAME rollout.num_workers=64 mode=async
   rlpost submit recipe=gsm8k_8gpu cluster=kuberay cluster.image=my/rlpost:1.0 out=kube
   rlpost submit recipe=gsm8k_8gpu cluster=slurm cluster.folder=/shared/me/runs
-  rlpost chaos recipe=quickstart rollout.num_workers=2 checkpoint.every=1 chaos.num_faults=6
+  rlpost chaos recipe=quickstart checkpoint.every=1 chaos.num_faults=6
   rlpost objective plot mhpo clip holder mhpo:dhp=false out=pictures
   rlpost doctor
 
