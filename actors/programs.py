@@ -35,8 +35,8 @@ def on_ray(
     watch: Ending | None = None,
 ) -> int:
     """Run a program on Ray and return the exit code; task and model are prepared meanwhile."""
-    log.info(STARTING)
     with watch or Ending() as ending, ThreadPoolExecutor(1) as pool:
+        log.info(STARTING)  # from here on a signal ends the run in order
         preparing = pool.submit(Workshop, config)
         return run(config, ending, lambda: program(config, asyncio.wrap_future(preparing)))
 

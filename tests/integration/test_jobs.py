@@ -4,11 +4,13 @@ import contextlib
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from actors.programs import STARTING
 from rlpost.cli import main
 
 RAY = Path(sys.executable).with_name("ray")
@@ -36,6 +38,13 @@ def said(capsys, *words):
     return capsys.readouterr().out
 
 
+def wait_for(words, log, limit_s=120.0):
+    deadline = time.monotonic() + limit_s
+    while not (log.is_file() and words in log.read_text()):
+        assert time.monotonic() < deadline, f"{log} has no {words!r} after {limit_s:g} s"
+        time.sleep(0.1)
+
+
 def test_a_job_of_this_machine_is_followed_to_its_end_and_another_stopped(
     tmp_path, submitted, capsys
 ):
@@ -45,9 +54,10 @@ def test_a_job_of_this_machine_is_followed_to_its_end_and_another_stopped(
     assert "state:     succeeded" in said(capsys, "status", "whole")
     assert (tmp_path / "whole" / "export" / "config.json").is_file()
     submitted("cluster=local", "cluster.name=half", "ray.num_cpus=2")
+    wait_for(STARTING, tmp_path / "half.log")
     said(capsys, "stop", "half")
     said(capsys, "logs", "half")
-    assert "state:     ended with 1" in said(capsys, "status", "half")  # 130, or 143 if very early
+    assert "state:     ended with 130" in said(capsys, "status", "half")
     assert not (tmp_path / "half" / "export").exists()
 
 
