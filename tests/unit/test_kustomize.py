@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from kubernetes_schemas import core_objects, problems
 
 from rlpost.cli import main
 
@@ -57,3 +58,5 @@ def test_an_overlay_is_what_its_settings_render_to(overlay, tmp_path):
     files = rendered(base, tmp_path, "cluster.namespace=research", *words).values()
     expected = [yaml.safe_load(text) for text in files]
     assert built == {value["kind"]: value for value in expected}
+    for value in built.values():
+        assert not [problem for core in core_objects(value) for problem in problems(core)]
