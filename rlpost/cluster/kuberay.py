@@ -1,4 +1,4 @@
-"""The Kubernetes objects of a run: a RayJob, its volume claim, network policy and budget."""
+"""The Kubernetes objects of a run: a RayJob, its volume claim, network policy and budgets."""
 
 import shlex
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def render(
     interactive = cluster.kind == "cluster"
     found = {
         "network-policy.yaml": _network_policy(cluster, grows=grows),
-        "disruption-budget.yaml": _disruption_budget(cluster, groups),
+        **_disruption_budgets(cluster, groups),
     }
     if interactive:
         found["raycluster.yaml"] = _interactive(cluster, groups, command)
@@ -177,16 +177,31 @@ def _network_policy(cluster: KuberayConfig, *, grows: bool) -> Values:
     }
 
 
-def _disruption_budget(cluster: KuberayConfig, groups: Sequence[Group]) -> Values:
-    """Return that no pod may be evicted: for pods of a RayCluster a number that stays is needed."""
-    others = {"key": PART_LABEL, "operator": "NotIn", "values": [SUBMITTER]}
+def _disruption_budgets(cluster: KuberayConfig, groups: Sequence[Group]) -> dict[str, Values]:
+    """Return how many pods must stay: of a group that grows what a run begins with, else all."""
+    growing = [group for group in groups if group.grows]
+    fixed = 1 + sum(group.pods for group in groups if not group.grows)  # 1 is the head
+    others = [SUBMITTER, *(group.name for group in growing)]
+    found = {"disruption-budget.yaml": _budget(cluster, cluster.name, fixed, "NotIn", others)}
+    for group in growing:
+        name = f"{cluster.name}-{group.name}"
+        budget = _budget(cluster, name, group.min_pods, "In", [group.name])
+        found[f"{group.name}-disruption-budget.yaml"] = budget
+    return found
+
+
+def _budget(
+    cluster: KuberayConfig, name: str, stay: int, operator: str, parts: Sequence[str]
+) -> Values:
+    """Return a budget in pods that stay: for pods of a RayCluster no other kind is allowed."""
+    chosen = {"key": PART_LABEL, "operator": operator, "values": list(parts)}
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": _metadata(cluster, cluster.name),
+        "metadata": _metadata(cluster, name),
         "spec": {
-            "minAvailable": 1 + sum(group.max_pods for group in groups),
-            "selector": {"matchLabels": labels(cluster), "matchExpressions": [others]},
+            "minAvailable": stay,
+            "selector": {"matchLabels": labels(cluster), "matchExpressions": [chosen]},
         },
     }
 

@@ -21,6 +21,7 @@ FILES = (
     "volume-claim.yaml",
     "network-policy.yaml",
     "disruption-budget.yaml",
+    "rollout-disruption-budget.yaml",
     "rayjob.yaml",
     "raycluster.yaml",
 )

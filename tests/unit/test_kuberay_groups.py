@@ -61,3 +61,32 @@ def test_kueue_and_a_number_of_pods_that_changes_exclude_each_other():
     with pytest.raises(ConfigError, match="for which 1 of 2 pods do: Kueue admits"):
         rendered(overrides=asked, words={"queue": "research"})
     rendered(overrides=asked, words={"queue": "research", "scheduler": "volcano"})
+
+
+def budgets_of(objects):
+    """Return by file which parts of a run a budget is for, and how many of their pods must stay."""
+    return {
+        file: (expression["operator"], expression["values"], value["spec"]["minAvailable"])
+        for file, value in objects.items()
+        if value["kind"] == "PodDisruptionBudget"
+        for expression in value["spec"]["selector"]["matchExpressions"]
+    }
+
+
+def test_no_pod_of_a_run_of_fixed_size_may_be_evicted():
+    overrides = ["rollout.num_workers=32", "learner.num_ranks=16", "reward.num_workers=100"]
+    budgets = budgets_of(rendered(overrides=overrides))
+    # The head, 2 pods of 8 ranks, 4 of 8 engines, and 2 of 50 verifiers.
+    assert budgets == {"disruption-budget.yaml": ("NotIn", ["submitter"], 1 + 2 + 4 + 2)}
+
+
+def test_of_an_elastic_run_rollout_pods_beyond_the_least_may_be_evicted_and_no_other():
+    overrides = ["rollout.num_workers=32", "rollout.min_workers=9", "learner.num_ranks=16"]
+    objects = rendered(overrides=overrides)
+    # No pod is in both: Kubernetes then evicts it for neither.
+    assert budgets_of(objects) == {
+        "disruption-budget.yaml": ("NotIn", ["submitter", "rollout"], 1 + 2 + 1),
+        "rollout-disruption-budget.yaml": ("In", ["rollout"], 2),  # of 8 engines each
+    }
+    names = [v["metadata"]["name"] for v in objects.values() if v["kind"] == "PodDisruptionBudget"]
+    assert names == ["gsm8k-8gpu-run", "gsm8k-8gpu-run-rollout"]  # one would replace the other
