@@ -19,4 +19,5 @@ check hadolint docker/cpu.Dockerfile docker/gpu.Dockerfile
 [ "${1:-all}" = lint ] && exit
 check pytest --durations=10 --numprocesses=2 tests/unit
 # Dozens of processes on a shared machine: what fails is run once more, and both attempts are shown.
-check pytest --durations=20 --reruns=1 --rerun-show-tracebacks tests/integration tests/cluster
+check pytest --durations=20 --reruns=1 --rerun-show-tracebacks \
+    tests/integration tests/cluster tests/gpu

@@ -35,7 +35,6 @@ TINY = [
 NODES = ["node_cpus=2", "head_cpus=1", "shm_gib=1", "gib_per_cpu=4", "head_gib=2", "interface=lo"]
 
 pytestmark = [
-    pytest.mark.cluster,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(bool(missing()), reason=missing() or "it is there"),
 ]
