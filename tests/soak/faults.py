@@ -1,11 +1,11 @@
 """Strike runs of several shapes with faults for hours, round after round, and report each.
 
-    python tests/soak/faults.py --hours 2 --out FOLDER [override]...
+    python tests/soak/faults.py --hours 2 --out FOLDER [--shapes adapter] [-- override...]
 
 A round is one `rlpost chaos` run of a small task: in turn one learner rank in `mode=sync`, two with
-ZeRO 2, `mode=async`, and a LoRA adapter. Each has 20 faults of every kind in 60 steps. What
-a round lost, by its own audit, by a hang or by processes left over, is a failure, and the exit code
-is 1 then. `report.json` has every round.
+ZeRO 2, `mode=async`, and a LoRA adapter on what one undisturbed step has trained. Each has 20
+faults of every kind in 60 steps. What a round lost, by its own audit, by a hang or by processes
+left over, is a failure, and the exit code is 1 then. `report.json` has every round.
 """
 
 import argparse
@@ -41,8 +41,16 @@ SHAPES = {
     "sync": [],
     "two ranks": ["learner.num_ranks=2", "learner.zero_stage=2"],
     "async": ["mode=async", "max_staleness=2", "old_logprobs=behavior"],
-    "adapter": ["model.lora.rank=8", "model.lora.transfer=adapter", "learner.learning_rate=0.003"],
+    "adapter": [
+        "model.path={base}/export",
+        "warmstart.steps=0",
+        "model.lora.rank=16",
+        "model.lora.target_modules=[q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj]",
+        "model.lora.transfer=adapter",
+        "learner.learning_rate=0.003",
+    ],
 }
+BASE = ["recipe=quickstart", "objective=mhpo", "steps=1", "eval.every=0", "ray.num_cpus=8"]
 LIMIT_S = 1800.0  # a round; 20 faults of 30 s each and the steps take half of it
 VANISHING_S = 30.0
 
@@ -89,16 +97,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hours", type=float, default=2.0)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("overrides", nargs="*")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    base = asked.out / "base"
+    subprocess.run([RLPOST, "train", *BASE, f"run_dir={base}"], check=True, timeout=LIMIT_S)
     deadline, rounds = time.monotonic() + asked.hours * 3600, []
-    for number, shape in enumerate(itertools.cycle(SHAPES)):
+    for number, shape in enumerate(itertools.cycle(asked.shapes)):
         if time.monotonic() > deadline:
             break
         folder, began = asked.out / f"round{number:03d}", time.monotonic()
-        words = [*RECIPE, *SHAPES[shape], *asked.overrides, f"chaos.seed={number}"]
+        shaped = [word.format(base=base) for word in SHAPES[shape]]
+        words = [*RECIPE, *shaped, *asked.overrides, f"chaos.seed={number}"]
         code, left = run([*words, f"run_dir={folder}"], asked.out / f"round{number:03d}.txt")
         minutes = round((time.monotonic() - began) / 60, 1)
         rounds.append({"shape": shape, "code": code, "left": left, "min": minutes, **told(folder)})
