@@ -80,7 +80,8 @@ def _summary(config: RunConfig, history: Sequence[dict[str, float]]) -> str:
     on_path = shutil.which("rlpost") == str(installed)
     command = "rlpost" if on_path else os.path.relpath(installed)
     other = "holder" if config.objective.name != "holder" else "clip"
-    lines.append(f"try next: {command} train recipe={recipe_name()} objective={other}")
+    lines.append(f"try next: {command} report {config.run_dir}")
+    lines.append(f"      or: {command} train recipe={recipe_name()} objective={other}")
     if config.checkpoint.export_at_end:
         lines.append(f"      or: {command} eval {config.run_dir}/export recipe={recipe_name()}")
     return "\n".join(lines)

@@ -22,6 +22,7 @@ _EPILOG = """examples:
   rlpost warmstart recipe=quickstart run_dir=runs/warm
   rlpost export runs/NAME path/to/model
   rlpost compare recipe=quickstart objectives=[clip,mhpo,mhpo:dhp=false] seeds=3 out=runs/study
+  rlpost report runs/NAME
   rlpost plan recipe=gsm8k_8gpu plan.node_cpus=96 plan.node_gpus=8
   rlpost simulate from=runs/NAME rollout.num_workers=64 mode=async
   rlpost submit recipe=gsm8k_8gpu cluster=kuberay cluster.image=my/rlpost:1.0 out=kube
@@ -41,6 +42,7 @@ _COMMANDS = {
     "warmstart": "train on a task's worked answers only",
     "export": "copy a checkpoint's policy as a transformers folder: CHECKPOINT FOLDER",
     "compare": "train with several objectives and seeds, and write a page that compares them",
+    "report": "write a page on a run, or on several: RUN_DIRECTORY... [out=FILE.html]",
     "plan": "say what a job will do and need, and warn, before anything starts",
     "simulate": "run the real controller on a modelled cluster: recipe=... or from=RUN_DIRECTORY",
     "submit": "size a job from a recipe and send it: cluster=kuberay|slurm|ray|local",
@@ -227,6 +229,13 @@ def _export(words: list[str]) -> int:
     return _programs().export(Path(words[0]), Path(words[1]))
 
 
+def _report(words: list[str]) -> int:
+    from rlpost.reporting.report import report
+
+    sys.stdout.write(f"{report(words)}\n")
+    return 0
+
+
 def _plan(words: list[str]) -> int:
     from rlpost.planning.command import main as plan
 
@@ -296,6 +305,7 @@ _RUN: dict[str, Callable[[list[str]], int]] = {
     "warmstart": _warmstart,
     "export": _export,
     "compare": _compare,
+    "report": _report,
     "plan": _plan,
     "simulate": _simulate,
     "submit": _submit,

@@ -1,6 +1,5 @@
 """Pictures of objectives: loss and gradient multiplier over the ratio, token shares over p."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,11 @@ import torch
 from omegaconf import OmegaConf
 
 from rlpost.comparison_page import Curve
-from rlpost.errors import ConfigError
 from rlpost.objective_configs import objective_label
 from rlpost.objectives import Objective, ObjectiveInputs, build
 from rlpost.objectives.holder import Holder
 from rlpost.objectives.holder_mean import token_shares
+from rlpost.reporting.canvas import frame, pyplot, save, styles
 
 _LARGEST = 2.5
 _TOKENS = (-1.0, -0.5, 0.0, 0.5, 1.0)
@@ -30,10 +29,10 @@ def plot_objectives(names: Sequence[str], folder: Path) -> list[Path]:
     Raises:
         ConfigError: there is no such objective or hyperparameter, or matplotlib is missing.
     """
-    plt = _pyplot()
+    plt = pyplot()
     objectives = {name: named(name) for name in names}
     mean_controls = [name for name, one in objectives.items() if isinstance(one, Holder)]
-    styles = _styles(names)
+    look = styles(names)
     num_rows = 3 if mean_controls else 2
     figure, axes = plt.subplots(num_rows, 2, figsize=(10, 3.4 * num_rows), layout="constrained")
     for column, sign in enumerate((1.0, -1.0)):
@@ -41,18 +40,18 @@ def plot_objectives(names: Sequence[str], folder: Path) -> list[Path]:
         for name, objective in objectives.items():
             log_ratio, loss, multiplier = _curves(objective, sign)
             for row, values in enumerate((loss, multiplier)):
-                axes[row][column].plot(log_ratio, values, label=name, **styles[name])
+                axes[row][column].plot(log_ratio, values, label=name, **look[name])
         axes[0][column].set_title(f"loss of a token, {advantage}")
         axes[1][column].set_title(f"gradient multiplier M, {advantage}")
         for row in (0, 1):
-            _frame(axes[row][column], "log r = logprob - old logprob")
+            frame(axes[row][column], "log r = logprob - old logprob")
         # Unbounded controls leave the picture, so that the bounded ones can be told apart.
         axes[0][column].set_ylim(*sorted((-sign * 4.0, sign * 1.0)))
         axes[1][column].set_ylim(-0.1, 4.0)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     if mean_controls:
         _draw_shares(axes[2], objectives, mean_controls)
-    return _save(figure, folder / "objectives")
+    return save(figure, folder / "objectives")
 
 
 def plot_curves(curves: Mapping[str, Mapping[str, Curve]], folder: Path) -> list[Path]:
@@ -61,22 +60,22 @@ def plot_curves(curves: Mapping[str, Mapping[str, Curve]], folder: Path) -> list
     Raises:
         ConfigError: matplotlib is missing.
     """
-    figure, axes = _pyplot().subplots(3, 2, figsize=(10, 11), layout="constrained")
-    styles = _styles(list(curves))
+    figure, axes = pyplot().subplots(3, 2, figsize=(10, 11), layout="constrained")
+    look = styles(list(curves))
     for label, by_title in curves.items():
         for axis, (title, curve) in zip(axes.flat, by_title.items(), strict=True):
             axis.set_title(title)
-            (line,) = axis.plot(curve.steps, curve.mean, label=label, **styles[label])
+            (line,) = axis.plot(curve.steps, curve.mean, label=label, **look[label])
             if len(curves) <= _MOST_BANDS:
                 low, high = curve.mean - curve.half_width, curve.mean + curve.half_width
                 axis.fill_between(curve.steps, low, high, color=line.get_color(), alpha=0.12)
             if title == "largest ratio":
                 axis.set_yscale("log")
     for axis in axes.flat:
-        _frame(axis, "step", centre=None)
+        frame(axis, "step", centre=None)
         axis.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-    return _save(figure, folder / "curves")
+    return save(figure, folder / "curves")
 
 
 def plot_accuracy(curves: Mapping[str, Curve], folder: Path) -> list[Path]:
@@ -88,7 +87,7 @@ def plot_accuracy(curves: Mapping[str, Curve], folder: Path) -> list[Path]:
         ConfigError: matplotlib is missing.
     """
     height = 1.2 + 0.32 * len(curves)
-    figure, axis = _pyplot().subplots(figsize=(8, height), layout="constrained")
+    figure, axis = pyplot().subplots(figsize=(8, height), layout="constrained")
     for row, curve in enumerate(curves.values()):
         axis.plot(curve.last, [row] * len(curve.last), "o", color="C0", alpha=0.35, markersize=4)
         axis.errorbar(
@@ -100,40 +99,7 @@ def plot_accuracy(curves: Mapping[str, Curve], folder: Path) -> list[Path]:
     axis.invert_yaxis()
     axis.set_xlabel("held-out accuracy after the last step; dashed: at the start")
     axis.grid(axis="x", alpha=0.3)
-    return _save(figure, folder / "accuracy")
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib as mpl
-    except ModuleNotFoundError:
-        raise ConfigError("matplotlib is missing: pip install 'rlpost[plot]'") from None
-    mpl.use("Agg")
-    mpl.rcParams["svg.hashsalt"] = "rlpost"  # with it the same runs give the same file
-    from matplotlib import pyplot as plt
-
-    return plt
-
-
-def _styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return a style a name: where curves coincide, the gaps of the later show the earlier."""
-    from matplotlib import colormaps
-
-    colours = colormaps["tab10" if len(names) <= 10 else "tab20"].colors  # pyrefly: ignore
-    dashes = itertools.cycle(("-", (0, (6, 2)), (0, (2, 2)), (0, (6, 2, 1, 2))))
-    return {
-        name: {"linestyle": dash, "color": colour}
-        for name, dash, colour in zip(names, dashes, itertools.cycle(colours), strict=False)
-    }
-
-
-def _save(figure: Any, stem: Path) -> list[Path]:
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = [stem.with_suffix(f".{suffix}") for suffix in ("svg", "png")]
-    for path in paths:
-        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
-    _pyplot().close(figure)
-    return paths
+    return save(figure, folder / "accuracy")
 
 
 def named(text: str) -> Objective[Any]:
@@ -172,18 +138,11 @@ def _draw_shares(axes: Any, objectives: dict[str, Objective[Any]], names: list[s
     for index, token in enumerate(_TOKENS):
         axes[0].plot(exponents, [row[index] for row in shares], label=f"log r = {token:+.1f}")
     axes[0].set_title("Hölder mean: a token's share in its sequence's gradient")
-    _frame(axes[0], "p", centre=0.0)
+    frame(axes[0], "p", centre=0.0)
     axes[0].legend(fontsize="small", loc="center right")
     progress = [i / 100 for i in range(101)]
     for name in names:
         axes[1].plot(progress, [objectives[name].at_step(0, x)["p"] for x in progress], label=name)
     axes[1].set_title("p over training")
-    _frame(axes[1], "progress = step / schedule_steps")
+    frame(axes[1], "progress = step / schedule_steps")
     axes[1].legend(fontsize="small", loc="upper right")
-
-
-def _frame(axis: Any, label: str, centre: float | None = 0.0) -> None:
-    axis.set_xlabel(label)
-    axis.grid(alpha=0.3)
-    if centre is not None:
-        axis.axvline(centre, color="black", linewidth=0.6)

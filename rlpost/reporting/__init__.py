@@ -1,0 +1,1 @@
+"""What a run shows of itself: console, metrics, rollouts, pictures and comparisons."""
