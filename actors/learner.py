@@ -19,7 +19,7 @@ from actors.publish import Receiver, RolloutClient, ShmSender, make_sender, publ
 from actors.snapshot import Snapshots, restore
 from rlpost.batching import MicroBatch, RankBatch
 from rlpost.choices import Offload, OldLogprobs
-from rlpost.finite import FiniteWatch, check_norm
+from rlpost.guards.finite import FiniteWatch, check_norm
 from rlpost.learning import Phase, TokenPolicy, first_ratio, mismatch_metrics, policy_loss
 from rlpost.manifest import FileEntry
 from rlpost.metrics import Metrics

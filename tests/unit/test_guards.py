@@ -19,7 +19,7 @@ from rlpost.config import load
 from rlpost.controller import Controller, Parts
 from rlpost.errors import GuardError
 from rlpost.guards import GUARDS, Guards, overlap
-from rlpost.journal import Journal
+from rlpost.guards.journal import Journal
 from rlpost.types import Verdict
 
 

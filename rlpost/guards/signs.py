@@ -1,71 +1,21 @@
-"""Guards against silent nonsense: what a run's own numbers give away.
+"""What a run's own numbers give away after a step.
 
-Each guard is a function of the journal and the recipe that returns what it sees, with a remedy, or
-None. `GUARDS` lists them; what each does when it sees something is `guards.<name>` in a recipe. The
-learner's own, which must act before the optimiser does, are in `rlpost.finite`.
+Each sign is a function of the journal and the recipe that returns what it sees, with a remedy, or
+None. What a guard does when it sees something is `guards.<name>` in a recipe.
 """
 
-import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from statistics import linear_regression, median
 
-from rlpost.choices import Action, Advantage, Dtype
-from rlpost.disks import free_gib, low_disk
-from rlpost.errors import GuardError
-from rlpost.journal import Journal
+from rlpost.choices import Advantage, Dtype
+from rlpost.guards.disks import low_disk
+from rlpost.guards.journal import Journal
 from rlpost.schema import RunConfig
-from rlpost.types import Prompt, Trajectory, Verdict
-
-log = logging.getLogger(__name__)
 
 Guard = Callable[[Journal, RunConfig], str | None]
 _SURE = 4.0  # standard errors that a fall of the reward must exceed
 _DRIFT_FLOOR = 0.02  # nats a token: below it no trend matters
-
-
-def check_rewards(
-    prompt: Prompt, trajectories: Sequence[Trajectory], verdicts: Sequence[Verdict]
-) -> None:
-    """Refuse verdicts that are not one a trajectory, or whose numbers are none.
-
-    Raises:
-        GuardError: which prompt, and what its verifier returned.
-    """
-    if len(verdicts) != len(trajectories):
-        raise GuardError(
-            f"guard rewards: prompt {prompt.id}: the verifier returned {len(verdicts)} verdicts "
-            f"for {len(trajectories)} trajectories: it must return one for each, in order; see "
-            "task.verifier"
-        )
-    for index, verdict in enumerate(verdicts):
-        numbers = {**verdict.parts, "reward": 0.0 if verdict.reward is None else verdict.reward}
-        for name, value in numbers.items():
-            if not math.isfinite(value):
-                raise GuardError(
-                    f"guard rewards: prompt {prompt.id}, response {index}: {name} is {value}: a "
-                    "verifier must return finite numbers, or status `error` without a reward; "
-                    "see task.verifier"
-                )
-
-
-def overlap(training: Iterable[str], held_out: Sequence[str]) -> str | None:
-    """Say which evaluation prompts, as rendered, are also trained on; case and spaces apart."""
-    evaluated = {_plain(text) for text in held_out}
-    found = {text: None for text in training if _plain(text) in evaluated}
-    if not found:
-        return None
-    count = len({_plain(text) for text in found})
-    examples = "; ".join(repr(text[:80]) for text in list(found)[:3])
-    return (
-        f"{count} of {len(evaluated)} evaluation prompts are trained on too, as {examples}: "
-        "accuracy on them is no measure; take them out of one split (data.split, data.eval_split, "
-        "or the task's own)"
-    )
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
 
 
 def _first_ratio(journal: Journal, config: RunConfig) -> str | None:
@@ -254,76 +204,3 @@ GUARDS: dict[str, Guard] = {
     "low_disk": low_disk,
 }
 """Looked at after every step, in this order; `guards.<name>` says what each does."""
-
-
-class Guards:
-    """Watches a run: warns once, and again after it had fallen silent; or stops the run.
-
-    Use: `report(name, seen)` of what is seen before the run; after each step
-    `values |= look(step, values)`, then `enforce()`. `ending` is set when the run is to end after a
-    checkpoint, by whoever writes checkpoints.
-    """
-
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
-        self.journal = Journal(window=max(config.guards.window, config.guards.steps))
-        self.counts: dict[str, int] = {}
-        self.ending: GuardError | None = None
-        self._stopping: GuardError | None = None
-        self._firing: set[str] = set()
-        sampling = config.sampling
-        if sampling.top_p < 1 or sampling.top_k > 0:
-            self.report(
-                "biased_sampling",
-                f"sampling.top_p={sampling.top_p:g} and sampling.top_k={sampling.top_k} sample from"
-                " another distribution than the learner's: ratios and gradients are biased, as "
-                "sampling.allow_biased=true accepts; use top_p=1 and top_k=0",
-            )
-
-    def remember(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Take up what an earlier part of the run recorded, step by step."""
-        for values in history:
-            self.journal.add(values)
-            told = {k.removeprefix("guards/"): v for k, v in values.items() if "guards/" in k}
-            self.counts |= {name: int(count) for name, count in told.items()}
-
-    def look(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
-        """Look at a step's metrics; return those to record beside them."""
-        measured = free_gib(self.config)
-        self.journal.add({**values, **measured})
-        for name, guard in GUARDS.items():
-            if self._action(name) is not Action.none:
-                self.report(name, guard(self.journal, self.config), step)
-        return measured | {f"guards/{name}": float(n) for name, n in self.counts.items()}
-
-    def report(self, name: str, seen: str | None, step: int = 0) -> None:
-        """Act on what a guard sees now: None if nothing."""
-        action = self._action(name)
-        if seen is None or action is Action.none:
-            if name in self._firing:
-                log.info("step %d: guard %s sees nothing any more", step, name)
-            self._firing.discard(name)
-            return
-        self.counts[name] = self.counts.get(name, 0) + 1
-        told = f"step {step}: guard {name}: {seen}"
-        how = "stops the run" if action is Action.stop else "stops it after a checkpoint"
-        error = GuardError(f"{told}. guards.{name}={action.value} {how}, warn would go on")
-        if action is Action.stop:
-            self._stopping = self._stopping or error
-        elif action is Action.checkpoint:
-            self.ending = self.ending or error
-        if name not in self._firing:
-            log.warning("%s", told)
-        self._firing.add(name)
-
-    def enforce(self) -> None:
-        """Stop the run where a guard is to.
-
-        Raises:
-            GuardError: the guard, what it saw, and the remedy.
-        """
-        if self._stopping is not None:
-            raise self._stopping
-
-    def _action(self, name: str) -> Action:
-        return getattr(self.config.guards, name)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fsspec.core import split_protocol
 
-from rlpost.journal import Journal
+from rlpost.guards.journal import Journal
 from rlpost.schema import RunConfig
 
 _GIB = 2**30
