@@ -8,7 +8,10 @@ from rlpost.cluster.ray_jobs import Connect
 from rlpost.cluster.registry import scheduler
 from rlpost.errors import ConfigError, RlpostError
 
-_USAGE = "rlpost jobs [list] | status NAME | logs NAME [follow=false] | stop NAME | forget NAME"
+_USAGE = (
+    "rlpost jobs [list] | status NAME | logs NAME [follow=false] | stop NAME [checkpoint=true] | "
+    "forget NAME"
+)
 
 
 def main(words: Sequence[str], connect: Connect) -> int:
@@ -28,6 +31,13 @@ def main(words: Sequence[str], connect: Connect) -> int:
             job = find(name)
             scheduler(job.target, connect).stop(job)
             sys.stdout.write(f"{job.target} was told to stop {job.id}\n")
+        case ["stop", name, "checkpoint=true"]:
+            job = find(name)
+            scheduler(job.target, connect).stop_after_step(job)
+            sys.stdout.write(
+                f"{job.target} was told to stop {job.id} after this step and a checkpoint: "
+                f"rlpost jobs status {job.name}\n"
+            )
         case ["forget", name]:
             forget(find(name))
         case _:

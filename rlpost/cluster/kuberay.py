@@ -7,6 +7,7 @@ from rlpost.cluster.groups import Group, worker_groups
 from rlpost.cluster.kuberay_settings import KuberayConfig
 from rlpost.cluster.overrides import train
 from rlpost.cluster.pods import (
+    HEAD,
     PART_LABEL,
     SUBMITTER,
     Values,
@@ -23,6 +24,7 @@ from rlpost.schema import RunConfig
 from rlpost.simulation.rates import PREFIX
 
 _DASHBOARD_PORT = 8265
+_ALL = "0.0.0.0"  # noqa: S104 - of the pod, which the network policy and the token guard
 _KUBERNETES_PORT = 6443
 _KUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 COMMAND = "rlpost/command"
@@ -124,8 +126,8 @@ def _ray_cluster(cluster: KuberayConfig, groups: Sequence[Group]) -> Values:
         **autoscaling,
         "headGroupSpec": {
             # No actor on the head: its death ends the run, and it needs no GPU node.
-            "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0"} | object_store,  # noqa: S104
-            "template": template(cluster, "head", head_pod),
+            "rayStartParams": {"dashboard-host": _ALL, "num-cpus": "0"} | object_store,
+            "template": template(cluster, HEAD, head_pod),
         },
         "workerGroupSpecs": [_worker_group(cluster, group, object_store) for group in groups],
     }

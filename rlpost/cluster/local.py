@@ -21,6 +21,7 @@ from rlpost.errors import ConfigError
 from rlpost.schema import RunConfig
 
 _FILE = "job.sh"
+_CODES = {"0": "succeeded", str(os.EX_TEMPFAIL): "stopped after a checkpoint"}
 _SAME_S = 1.0  # a process that began within this is the one, not another with its number
 
 
@@ -54,7 +55,7 @@ class Local:
         command = [str(beside) if beside.is_file() else program, *words]
         lines = [
             "#!/bin/bash",
-            "trap : TERM  # which reaches the training too: its exit code is to be kept",
+            "trap : TERM USR1  # both are for the training: its exit code is to be kept",
             *(f"export {k}={shlex.quote(v)}" for k, v in self.cluster.env.items()),
             shlex.join(command),
             f"echo $? > {shlex.quote(f'{self._place}.exit')}",
@@ -101,7 +102,7 @@ class LocalProcesses:
         if not exit_file.is_file():
             return State(says="killed", over=True)
         code = exit_file.read_text(encoding="utf-8").strip()
-        return State(says="succeeded" if code == "0" else f"ended with {code}", over=True)
+        return State(says=_CODES.get(code, f"ended with {code}"), over=True)
 
     def logs(self, job: Job, *, follow: bool) -> Iterator[str]:
         """Yield the job's lines."""
@@ -112,6 +113,15 @@ class LocalProcesses:
         """Send SIGTERM to the job: it ends its actors and itself."""
         if (process := self._process(job)) is not None:
             os.killpg(process.pid, signal.SIGTERM)
+
+    def stop_after_step(self, job: Job) -> None:
+        """Send SIGUSR1 to the driver alone, the only child of the job's script."""
+        process = self._process(job)
+        drivers = process.children() if process is not None else []
+        if not drivers:
+            raise ConfigError(f"{job.name} {self.state(job).says}: there is no driver to tell")
+        for driver in drivers:
+            driver.send_signal(signal.SIGUSR1)
 
     def _process(self, job: Job) -> psutil.Process | None:
         if job.where != socket.gethostname():

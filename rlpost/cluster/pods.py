@@ -9,7 +9,8 @@ from rlpost.cluster.settings import listed
 
 Values = dict[str, Any]
 RUN_LABEL, PART_LABEL = "rlpost/run", "rlpost/part"
-SUBMITTER = "submitter"
+SUBMITTER, HEAD = "submitter", "head"
+HEAD_CONTAINER = "ray-head"
 _SUBMITTER_CPUS, _SUBMITTER_GIB = "500m", "1Gi"
 
 
@@ -25,9 +26,9 @@ def ray_pod(cluster: KuberayConfig, group: Group | None, *, talks_to_kubernetes:
     amounts["memory"] = f"{group.memory_gib if group else cluster.head_gib + cluster.shm_gib}Gi"
     if num_gpus:
         amounts[cluster.gpu_resource] = str(num_gpus)
-    container = _container("ray-worker" if group else "ray-head", cluster, amounts) | {
+    container = _container("ray-worker" if group else HEAD_CONTAINER, cluster, amounts) | {
         "volumeMounts": [
-            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108  # the mount, not a file in it
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - the mount, not a file in it
             {"name": "data", "mountPath": cluster.mount},
         ]
     }

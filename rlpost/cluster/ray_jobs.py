@@ -13,6 +13,7 @@ from rlpost.cluster.jobs import Job
 from rlpost.cluster.overrides import check_overrides, check_plain, train
 from rlpost.cluster.settings import ClusterConfig, read_settings
 from rlpost.cluster.targets import State, now
+from rlpost.errors import ConfigError
 from rlpost.schema import RunConfig
 
 _FILE = "job.json"
@@ -134,3 +135,11 @@ class RayQueue:
     def stop(self, job: Job) -> None:
         """End the job."""
         self.connect(job.where).stop(job.id)
+
+    def stop_after_step(self, job: Job) -> None:
+        """Refuse: Ray's job server passes no such signal on."""
+        raise ConfigError(
+            f"{job.name}: Ray's job server can only end a job at once. On the cluster's head, "
+            f"pkill -USR1 -nf '[r]lpost train .*/{job.name} ' has the driver end after a "
+            f"checkpoint; rlpost jobs stop {job.name} keeps those that were written before"
+        )

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from rlpost.cluster.kubernetes import Kuberay, KubernetesJobs
+from rlpost.cluster.kubernetes import Kuberay
+from rlpost.cluster.kubernetes_jobs import KubernetesJobs
 from rlpost.cluster.local import Local, LocalProcesses
 from rlpost.cluster.ray_jobs import Connect, RayCluster, RayQueue
 from rlpost.cluster.slurm import Slurm

@@ -126,6 +126,11 @@ done
 if [ "$code" -eq 75 ]; then
     finish
     trap - EXIT
+    if scontrol show job "$SLURM_JOB_ID" | grep -q 'Requeue=0'; then
+        say "a checkpoint is written, and the job ends as it was told to: submitted again it continues"
+        scancel "$SLURM_JOB_ID"
+        exit "$code"
+    fi
     say "a checkpoint is written: the job goes back into the queue and continues from it"
     scontrol requeue "$SLURM_JOB_ID" ||
         fail "Slurm did not requeue the job: submit the script again, it continues where it was"

@@ -30,7 +30,7 @@ class SlurmQueue:
 
     def state(self, job: Job) -> State:
         """Return the job's state; that of a job that was long ago may be unknown."""
-        asked = ["-j", job.id, *([f"--clusters={job.where}"] if job.where else [])]
+        asked = ["-j", job.id, *_where(job)]
         try:
             said = output_of(["squeue", "--noheader", "-t", "all", "-o", "%T|%r", *asked])
         except ResourceError:
@@ -54,4 +54,20 @@ class SlurmQueue:
 
     def stop(self, job: Job) -> None:
         """Cancel the job, which is not requeued then."""
-        output_of(["scancel", *([f"--clusters={job.where}"] if job.where else []), job.id])
+        output_of(["scancel", *_where(job), job.id])
+
+    def stop_after_step(self, job: Job) -> None:
+        """Have the script pass SIGUSR1 on to the driver, and not requeue the job then."""
+        state = self.state(job)
+        if not state.says.startswith("running"):
+            raise ConfigError(
+                f"{job.name} is {state.says}, and only a running job has a step to finish: "
+                f"rlpost jobs stop {job.name} keeps its earlier checkpoints"
+            )
+        output_of(["scontrol", *_where(job), "update", f"JobId={job.id}", "Requeue=0"])
+        output_of(["scancel", *_where(job), "--signal=USR1", "--batch", job.id])
+
+
+def _where(job: Job) -> list[str]:
+    """Return the option that names a cluster of a federation."""
+    return [f"--clusters={job.where}"] if job.where else []

@@ -78,6 +78,14 @@ class Scheduler(Protocol):
         """End the job for good."""
         ...
 
+    def stop_after_step(self, job: Job) -> None:
+        """End the job for good once its step in hand is over and in a checkpoint.
+
+        Raises:
+            ConfigError: its driver cannot be told so from here, or there is none now.
+        """
+        ...
+
 
 def now() -> str:
     """Return the time as jobs note it."""

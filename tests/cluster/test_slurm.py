@@ -94,6 +94,31 @@ def test_a_job_that_nears_its_time_limit_writes_a_checkpoint_and_goes_on_later(t
     assert not list(Path("/tmp").glob(f"rlpost-{number}"))
 
 
+def test_a_job_that_is_told_to_stop_writes_a_checkpoint_and_does_not_come_back(
+    tmp_path, job, capsys
+):
+    run = tmp_path / "shared" / "tiny"
+    with slurm(tmp_path, nodes=2, cpus=2, gib=12):
+        number = job("tiny", "steps=500")
+        job("second")
+        assert main(["jobs", "stop", "second", "checkpoint=true"]) == 2
+        assert "only a running job has a step to finish" in capsys.readouterr().err
+        metrics = run / "metrics.jsonl"
+        deadline = time.monotonic() + LIMIT_S
+        while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 2):
+            assert fields_of(number)["JobState"] not in ENDED, said(capsys, "logs", "tiny")
+            assert time.monotonic() < deadline, "no second step"
+            time.sleep(0.5)
+        assert "was told to stop" in said(capsys, "stop", "tiny", "checkpoint=true")
+        fields = wait_for(number, ENDED)
+        assert "state:     cancelled" in said(capsys, "status", "tiny")
+    assert (fields["JobState"], fields["Restarts"]) == ("CANCELLED", "0")
+    log = (tmp_path / "shared" / "tiny.log").read_text()
+    assert "the job ends as it was told to" in log
+    last = json.loads(metrics.read_text().splitlines()[-1])["step"]
+    assert (run / "checkpoints" / f"step_{last:06d}" / "manifest.json").is_file()
+
+
 def mode_of(folder):
     """Return a folder's permissions once it is there."""
     deadline = time.monotonic() + LIMIT_S

@@ -89,7 +89,9 @@ def test_a_damaged_file_is_named(tmp_path):
         find("mine")
 
 
-@pytest.mark.parametrize("words", [["status"], ["logs", "x", "tail"], ["cancel", "x"]])
+@pytest.mark.parametrize(
+    "words", [["status"], ["logs", "x", "tail"], ["cancel", "x"], ["stop", "x", "checkpoint"]]
+)
 def test_a_wrong_verb_is_refused_with_the_right_ones(words, capsys):
     assert main(["jobs", *words]) == 2
     assert "expected rlpost jobs [list] | status NAME" in capsys.readouterr().err
