@@ -18,7 +18,6 @@ from rlpost.atomic import atomic_folder
 from rlpost.config import recipe_name
 from rlpost.console import Console, View
 from rlpost.errors import ConfigError
-from rlpost.evaluation import Evaluator
 from rlpost.learning import training_phase
 from rlpost.resuming import Start, complete_export, find_start, newest_of
 from rlpost.schema import RunConfig
@@ -130,14 +129,7 @@ async def _measured(cast: Cast, workshop: Workshop, view: View) -> dict[str, flo
     await learner.load(folder, training_phase(config), config.learner.start_timeout_s)
     learner.attach(rollouts)
     await learner.publish(0)
-    evaluator = Evaluator(
-        workshop.source.name,
-        workshop.held_out(),
-        rollouts,
-        rewards,
-        config.eval,
-        config.sampling.max_response_tokens,
-    )
+    evaluator = workshop.evaluator(rollouts, rewards)
     view.phase("eval")
     return await evaluator.run()
 

@@ -17,7 +17,6 @@ from rlpost.batching import BatchPlan, Sample, build_batches
 from rlpost.console import View
 from rlpost.controller import Controller, Parts
 from rlpost.errors import LostError, ResourceError
-from rlpost.evaluation import Evaluator
 from rlpost.guards import Guards
 from rlpost.learning import training_phase, warmstart_phase
 from rlpost.resuming import ANEW, Start, find_start, store_of
@@ -155,14 +154,7 @@ async def make_controller(
         await asyncio.gather(*started, return_exceptions=True)
         raise
     learner.attach(rollouts)
-    evaluator = Evaluator(
-        workshop.source.name,
-        workshop.held_out(),
-        rollouts,
-        rewards,
-        config.eval,
-        config.sampling.max_response_tokens,
-    )
+    evaluator = workshop.evaluator(rollouts, rewards)
     parts = Parts(
         prompts=workshop.stream(),
         rollouts=rollouts,

@@ -10,9 +10,11 @@ from omegaconf import OmegaConf
 
 from rlpost.atomic import write_text
 from rlpost.console import View
+from rlpost.evaluation import Evaluator
 from rlpost.guards import overlap
 from rlpost.models import load_tokenizer, prepare_model
 from rlpost.redaction import redacted
+from rlpost.roles import Rollouts, Verifiers
 from rlpost.rollouts_log import write_rollouts
 from rlpost.schema import RunConfig
 from rlpost.tasks.build import build_source
@@ -68,6 +70,17 @@ class Workshop:
         if not self.config.eval.every:
             return []
         return self.renderer.prompts(self.source.held_out(self.config.eval.num_prompts))
+
+    def evaluator(self, rollouts: Rollouts, verifiers: Verifiers) -> Evaluator:
+        """Return what measures a policy on the evaluation prompts."""
+        return Evaluator(
+            self.source.name,
+            self.held_out(),
+            rollouts,
+            verifiers,
+            self.config.eval,
+            self.config.sampling.max_response_tokens,
+        )
 
     def _overlap(self) -> str | None:
         """Say which evaluation prompts are among those that this run will train on, if any."""
