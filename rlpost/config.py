@@ -38,7 +38,7 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
     for name, config in objective_configs.items():
-        store.store(group="objective_schema", name=name, node=config)
+        store.store(name=f"{name}_schema", node=config)  # in no group: nobody is to choose it
 
 
 def load(recipe: str | None, overrides: Sequence[str] = ()) -> RunConfig:

@@ -78,6 +78,17 @@ def test_the_command_line_prints_the_sentence_and_returns_2(capsys):
     assert "Traceback" not in printed
 
 
+def test_help_lists_what_one_can_choose_and_no_schema(capsys):
+    with pytest.raises(SystemExit):  # Hydra's way to end
+        main(["train", "--help"])
+    groups = capsys.readouterr().out.partition("(group=option)")[2].partition("== Config ==")[0]
+    assert [line.split(":")[0] for line in groups.split("\n") if line] == [
+        "objective",
+        "recipe",
+        "task",
+    ]
+
+
 def test_options_may_stand_between_overrides(capsys):
     assert main(["train", "recipe=quickstart", "--cfg", "job", "steps=3", "kl_coef=0.5"]) == 0
     printed = capsys.readouterr().out
