@@ -4,12 +4,15 @@ import faulthandler
 from pathlib import Path
 from typing import Self
 
+_TITLE = "The driver's stacks follow if its interpreter halts. Nothing below: it has not.\n"
+
 
 class HaltRecorder:
     """A file with this process's stacks, written in C when no sign of life comes for `after_s`.
 
     Use: `with HaltRecorder(path, after_s) as recorder:`, in it `alive()` often, and `rest()` before
-    what may take longer; `path` is there afterwards only if something was written.
+    what may take longer. `path` must be open before the interpreter halts; it is there afterwards
+    only if something was written, or with its title alone if the process was killed.
     """
 
     def __init__(self, path: Path, after_s: float) -> None:
@@ -19,6 +22,9 @@ class HaltRecorder:
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("a")
+        if not self.path.stat().st_size:
+            self._file.write(_TITLE)
+            self._file.flush()
         self._before = self.path.stat().st_size  # by an earlier part of the run
         self.alive()
         return self
@@ -38,7 +44,7 @@ class HaltRecorder:
     def __exit__(self, *_: object) -> None:
         self.rest()
         self._file.close()
-        if not self.path.stat().st_size:
+        if self.path.stat().st_size <= len(_TITLE):
             self.path.unlink()
             if not any(self.path.parent.iterdir()):
                 self.path.parent.rmdir()
