@@ -4,11 +4,11 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ray._raylet import AuthenticationTokenLoader, Config  # pyrefly: ignore[missing-module-attribute]
+from ray._raylet import AuthenticationTokenLoader, Config  # pyrefly: ignore[missing-module-attribute]  # compiled
 from ray.dashboard.modules.job import sdk
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
@@ -78,13 +78,17 @@ class JobServer:
                 return
             chunks = self._client.tail_job_logs(job_id)
             with asyncio.Runner() as runner:
-                while (chunk := runner.run(anext(chunks, None))) is not None:  # type: ignore[arg-type]
+                while (chunk := runner.run(_next(chunks))) is not None:
                     yield chunk
 
     def stop(self, job_id: str) -> None:
         """End a job: SIGTERM, and after a while SIGKILL."""
         with _explained(self._address, ResourceError):
             self._client.stop_job(job_id)
+
+
+async def _next(chunks: AsyncIterator[str]) -> str | None:
+    return await anext(chunks, None)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import random
 import socket
 from collections.abc import Sequence
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ class LearnerRank:
     def __init__(self, config: RunConfig, rank: int) -> None:
         answer_signal()
         # Both take long to import: it begins with the actor.
-        import deepspeed  # noqa: F401
-        import transformers  # noqa: F401
+        import_module("deepspeed")
+        import_module("transformers")
 
         self.config = config
         self.rank = rank

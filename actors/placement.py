@@ -98,7 +98,7 @@ def _group(seats: Sequence[Seat]) -> PlacementGroup:
     return placement_group(
         [seat.bundle() for seat in seats],
         strategy=seats[0].placement.value.upper(),
-        bundle_label_selector=labels if any(labels) else None,  # type: ignore[arg-type]  # its default
+        bundle_label_selector=labels if any(labels) else None,  # its default
     )
 
 

@@ -7,6 +7,7 @@ import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class RolloutWorker:
         answer_signal()
         use_interface(config.ray.interface, ray.util.get_node_ip_address())
         # The import takes longest of all that a run waits for: it begins with the actor.
-        import vllm.v1.engine.async_llm  # noqa: F401
+        import_module("vllm.v1.engine.async_llm")
 
         self.config = config
         self.name = f"rollout-{index}"

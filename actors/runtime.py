@@ -17,7 +17,7 @@ import ray
 from ray._private import services, worker
 from ray._private.node import Node
 from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
-from ray._raylet import AuthenticationTokenLoader, Config  # pyrefly: ignore[missing-module-attribute]
+from ray._raylet import AuthenticationTokenLoader, Config  # pyrefly: ignore[missing-module-attribute]  # compiled
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 from ray.exceptions import AuthenticationError
 from ray.experimental.internal_kv import _internal_kv_put
@@ -211,7 +211,7 @@ def _connect(settings: RayConfig) -> None:
 def lets_in(address: str, token: str | None = None) -> bool:
     """Say whether a cluster's head answers a call that carries this token, or none."""
     shown = (("authorization", f"Bearer {token}"),) if token else None
-    request = gcs_service_pb2.GetClusterIdRequest()  # pyrefly: ignore[missing-attribute]
+    request = gcs_service_pb2.GetClusterIdRequest()  # pyrefly: ignore[missing-attribute]  # made on import
     with grpc.insecure_channel(address) as channel:
         nodes = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
         try:

@@ -48,8 +48,9 @@ class MemoryEngine:
     def create(self, info: Any) -> None:
         """Do nothing: a checkpoint begins when its files are written."""
 
-    def commit(self, info: Any) -> bool:  # noqa: ARG002 - DeepSpeed's form
+    def commit(self, info: Any) -> bool:
         """Agree; the manifest is what commits."""
+        del info
         return True
 
     def is_data_parallel_writer(self, dp_rank: int) -> bool:

@@ -100,7 +100,7 @@ def _amount(resource: str, amount: float) -> str:
 
 def _states() -> Mapping[str, Any]:
     """Return what Ray's head knows of each actor; `ray.util.state` would ask the dashboard."""
-    return actor_table()  # type: ignore[return-value]  # all of them, without an id
+    return actor_table()  # all of them, without an id
 
 
 def _id(actor: Actor) -> str:

@@ -135,7 +135,7 @@ class Offload(StrEnum):
 
 
 # Written as a call, since `async` is a word of Python's.
-Mode = StrEnum("Mode", ["sync", "async"])  # pyrefly: ignore[bad-class-definition]
+Mode = StrEnum("Mode", ["sync", "async"])  # pyrefly: ignore[bad-class-definition]  # that word
 Mode.__doc__ = (
     "Whether sampling waits for learning (`sync`), or goes on with weights of a bounded age."
 )

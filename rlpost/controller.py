@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -195,7 +196,7 @@ class Controller:
         self.guards.enforce()
         return values
 
-    def _phase(self, name: str, timer: PhaseTimer):  # noqa: ANN202 - the timer's context manager
+    def _phase(self, name: str, timer: PhaseTimer) -> AbstractContextManager[None]:
         self.recorder.phase(name)
         self.progress.enter(name)
         return timer.phase(name)

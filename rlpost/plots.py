@@ -126,7 +126,8 @@ def _curves(
     loss = objective.terms(inputs, values)
     multiplier = objective.multiplier(inputs, values)
     columns = (log_ratio, loss.expand_as(log_ratio), multiplier)
-    return tuple(column[:, 0].tolist() for column in columns)  # pyrefly: ignore[bad-return]
+    x, height, slope = (column[:, 0].tolist() for column in columns)
+    return x, height, slope
 
 
 def _draw_shares(axes: Any, objectives: dict[str, Objective[Any]], names: list[str]) -> None:

@@ -13,7 +13,7 @@ def rng_state() -> dict[str, Any]:
     """Return the state of Python's, NumPy's and torch's generators, CUDA's where there is one."""
     version, words, gauss = random.getstate()
     # A user's code may draw from NumPy's global generator.
-    numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002
+    numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 - that very one
     inner = numpy_state["state"]
     return {
         "python": [version, list(words), gauss],
@@ -30,7 +30,7 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
     inner = state["numpy"]["state"]
     key = np.array(inner["key"], dtype=np.uint32)
     inner = {"key": key, "pos": inner["pos"]}
-    np.random.set_state({**state["numpy"], "state": inner})  # noqa: NPY002
+    np.random.set_state({**state["numpy"], "state": inner})  # noqa: NPY002 - as above
     torch.set_rng_state(_tensor(state["torch"]))
     if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
         torch.cuda.set_rng_state_all([_tensor(text) for text in state["cuda"]])

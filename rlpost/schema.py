@@ -7,6 +7,8 @@ means. `rlpost.config.load` composes, converts and checks them.
 from dataclasses import dataclass, field
 from typing import Any
 
+from omegaconf import MISSING
+
 from rlpost.choices import (
     Action,
     Advantage,
@@ -348,12 +350,12 @@ class RayConfig:
 class RunConfig:
     """One training run, whole."""
 
-    run_dir: str = "???"
+    run_dir: str = MISSING
     resume: str = "never"  # auto: from the newest checkpoint of run_dir, or anew; or a checkpoint
     resume_allow_changes: list[str] = field(default_factory=list)  # fields that may; all: any
     seed: int = 0
-    steps: int = "???"  # type: ignore[assignment]  # OmegaConf's mark for a required value
-    prompts_per_step: int = "???"  # type: ignore[assignment]  # likewise
+    steps: int = MISSING
+    prompts_per_step: int = MISSING
     group_size: int = 8
     mode: Mode = Mode.sync
     max_staleness: int = 1  # async: how many versions older than the learner's a token may be

@@ -76,7 +76,7 @@ class FiniteWatch:
             GuardError: ranks, what is not finite, and the file to look at.
         """
         offences, self.offences = self.offences, []
-        bad = ranks_with(bool(offences))
+        bad = ranks_with(yes=bool(offences))
         if not bad:
             return
         path = (folder / f"step_{step:06d}-rank_{rank}.jsonl").absolute()
@@ -92,12 +92,12 @@ class FiniteWatch:
         )
 
 
-def ranks_with(flag: bool) -> list[int]:  # noqa: FBT001 - a rank's own yes or no
+def ranks_with(*, yes: bool) -> list[int]:
     """Return the ranks that said yes; each calls this at the same moment."""
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-        return [0] if flag else []
+        return [0] if yes else []
     device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-    mine = torch.tensor([int(flag)], device=device)
+    mine = torch.tensor([int(yes)], device=device)
     all_of_them = [torch.zeros_like(mine) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(all_of_them, mine)
     return [rank for rank, one in enumerate(all_of_them) if int(one)]

@@ -82,7 +82,9 @@ class Custom(Objective[CustomConfig]):
             ) from None
         for name in OmegaConf.missing_keys(merged):
             raise self._refused(f"needs +objective.parameters.{name}=...")
-        return OmegaConf.to_container(merged)  # pyrefly: ignore[bad-return]  # the fields' names
+        plain = OmegaConf.to_container(merged)
+        assert isinstance(plain, dict)
+        return {str(name): value for name, value in plain.items()}
 
     def _try(self) -> None:
         logprobs = torch.tensor([[-1.0, -2.0], [-0.5, 0.0]], dtype=torch.float64)

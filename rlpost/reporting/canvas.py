@@ -30,7 +30,8 @@ def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return a style a name: where curves coincide, the gaps of the later show the earlier."""
     from matplotlib import colormaps
 
-    colours = colormaps["tab10" if len(names) <= 10 else "tab20"].colors  # pyrefly: ignore
+    colormap = colormaps["tab10" if len(names) <= 10 else "tab20"]
+    colours = colormap(range(colormap.N))
     dashes = itertools.cycle(("-", (0, (6, 2)), (0, (2, 2)), (0, (6, 2, 1, 2))))
     return {
         name: {"linestyle": dash, "color": colour}
