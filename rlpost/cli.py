@@ -1,6 +1,5 @@
 """The command `rlpost`; the only file of the core that imports the actors, and that late."""
 
-import argparse
 import gc
 import os
 import sys
@@ -12,45 +11,7 @@ from typing import Any
 from rlpost.errors import ConfigError, DataError, RlpostError, StoppedError
 from rlpost.redaction import redact, redacted_word
 from rlpost.schema import RunConfig
-
-_EPILOG = """examples:
-  rlpost train recipe=quickstart objective=mhpo
-  rlpost train recipe=quickstart objective=holder seed=1 rollout.num_workers=2 learner.zero_stage=3
-  rlpost train recipe=quickstart --multirun objective=clip,mhpo,holder seed=0,1,2
-  rlpost train recipe=gsm8k data.path=path/to/gsm8k --cfg job
-  rlpost eval runs/NAME/export recipe=quickstart
-  rlpost warmstart recipe=quickstart run_dir=runs/warm
-  rlpost export runs/NAME path/to/model
-  rlpost compare recipe=quickstart objectives=[clip,mhpo,mhpo:dhp=false] seeds=3 out=runs/study
-  rlpost report runs/NAME
-  rlpost plan recipe=gsm8k_8gpu plan.node_cpus=96 plan.node_gpus=8
-  rlpost simulate from=runs/NAME rollout.num_workers=64 mode=async
-  rlpost submit recipe=gsm8k_8gpu cluster=kuberay cluster.image=my/rlpost:1.0 out=kube
-  rlpost submit recipe=gsm8k_8gpu cluster=slurm cluster.folder=/shared/me/runs
-  rlpost chaos recipe=quickstart checkpoint.every=1 chaos.num_faults=6
-  rlpost objective plot mhpo clip holder mhpo:dhp=false out=pictures
-  rlpost doctor
-
-Overrides are Hydra's: field=value, group=option (recipe, task, objective), and Hydra's own options
-(--cfg job, --multirun, --info). `rlpost train --cfg job` shows every field. Completion with Tab:
-  eval "$(rlpost -sc install=bash)"
-"""
-
-_COMMANDS = {
-    "train": "train a policy as a recipe says",
-    "eval": "measure a checkpoint on a task: rlpost eval CHECKPOINT [overrides]",
-    "warmstart": "train on a task's worked answers only",
-    "export": "copy a checkpoint's policy as a transformers folder: CHECKPOINT FOLDER",
-    "compare": "train with several objectives and seeds, and write a page that compares them",
-    "report": "write a page on a run, or on several: RUN_DIRECTORY... [out=FILE.html]",
-    "plan": "say what a job will do and need, and warn, before anything starts",
-    "simulate": "run the real controller on a modelled cluster: recipe=... or from=RUN_DIRECTORY",
-    "submit": "size a job from a recipe and send it: cluster=kuberay|slurm|ray|local",
-    "jobs": "what was submitted from here: list, status NAME, logs NAME, stop NAME",
-    "chaos": "train while actors are killed and frozen on purpose, and say what was lost",
-    "objective": "draw objectives: plot NAME[:field=value]... [out=FOLDER]",
-    "doctor": "say what this machine can run, and what is wrong with a remedy",
-}
+from rlpost.usage import COMMANDS, HELP, help_of, overview
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,29 +43,19 @@ def _exit_code(error: RlpostError) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    parser = _parser()
-    if not words or words[0] in ("-h", "--help"):
-        parser.print_help()
+    if not words or words[0] in HELP:
+        sys.stdout.write(overview())
         return 0
     if words[0] in ("-sc", "--shell-completion"):
         return _complete(words)
     command, rest = words[0], words[1:]
-    if command not in _COMMANDS:
-        known = ", ".join(_COMMANDS)
+    if command not in COMMANDS:
+        known = ", ".join(COMMANDS)
         raise ConfigError(f"{command}: no such command; available: {known}; see rlpost --help")
+    if HELP.intersection(rest) and not COMMANDS[command].by_hydra:
+        sys.stdout.write(help_of(command))
+        return 0
     return _RUN[command](rest)
-
-
-def _parser() -> argparse.ArgumentParser:
-    lines = [f"  {name:<10} {text}" for name, text in _COMMANDS.items()]
-    return argparse.ArgumentParser(
-        prog="rlpost",
-        usage="rlpost COMMAND [field=value ...] [--traceback]",
-        description="Post-train language models with group-relative reinforcement learning on Ray."
-        "\n\ncommands:\n" + "\n".join(lines),
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
 
 
 def _programs(module: str = "programs") -> Any:
@@ -175,7 +126,7 @@ def _complete(words: list[str]) -> int:
         if before and not line.endswith(" "):
             typing = before.pop()
         if not before:
-            sys.stdout.write(" ".join(name for name in _COMMANDS if name.startswith(typing)) + "\n")
+            sys.stdout.write(" ".join(name for name in COMMANDS if name.startswith(typing)) + "\n")
             return 0
         skipped = {
             "train": 1,

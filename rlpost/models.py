@@ -108,8 +108,8 @@ def shape_of_policy(config: RunConfig) -> Any:
             return _with_adapter(model, config) if config.model.lora.rank else model
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"model.path={source}: its configuration cannot be read (weights are not needed): "
-            f"{str(error).splitlines()[0]}"
+            f"model.path={source}: its configuration cannot be read: name a folder that has its "
+            f"config.json, weights are not needed: {str(error).splitlines()[0]}"
         ) from error
 
 

@@ -16,11 +16,7 @@ from rlpost.config import load, recipe_name
 from rlpost.errors import ConfigError, RlpostError
 from rlpost.schema import RunConfig
 from rlpost.simulation.rates import PREFIX
-
-_USAGE = (
-    f"rlpost submit [field=value ...] cluster={'|'.join(NAMES)} [cluster.FIELD=value ...] "
-    "[out=FOLDER | --render]"
-)
+from rlpost.usage import usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +42,7 @@ def read_words(words: Sequence[str]) -> Command:
         if word == "--render":
             render = True
         elif word.startswith("-") or not equals:
-            raise ConfigError(f"rlpost submit: {word}: expected {_USAGE}")
+            raise ConfigError(f"rlpost submit: {word}: expected {usage('submit')}")
         elif name == "out":
             out = value
         elif name == "cluster":
@@ -56,7 +52,9 @@ def read_words(words: Sequence[str]) -> Command:
         else:
             overrides.append(word)
     if kind not in NAMES:
-        raise ConfigError(f"cluster={kind or '(not set)'}: available: {', '.join(NAMES)}; {_USAGE}")
+        raise ConfigError(
+            f"cluster={kind or '(not set)'}: available: {', '.join(NAMES)}; {usage('submit')}"
+        )
     return Command(
         overrides=tuple(overrides),
         kind=kind,

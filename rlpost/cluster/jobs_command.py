@@ -7,11 +7,7 @@ from rlpost.cluster.jobs import Job, find, forget, remembered
 from rlpost.cluster.ray_jobs import Connect
 from rlpost.cluster.registry import scheduler
 from rlpost.errors import ConfigError, RlpostError
-
-_USAGE = (
-    "rlpost jobs [list] | status NAME | logs NAME [follow=false] | stop NAME [checkpoint=true] | "
-    "forget NAME"
-)
+from rlpost.usage import usage
 
 
 def main(words: Sequence[str], connect: Connect) -> int:
@@ -41,7 +37,7 @@ def main(words: Sequence[str], connect: Connect) -> int:
         case ["forget", name]:
             forget(find(name))
         case _:
-            raise ConfigError(f"rlpost jobs {' '.join(words)}: expected {_USAGE}")
+            raise ConfigError(f"rlpost jobs {' '.join(words)}: expected {usage('jobs')}")
     return 0
 
 
