@@ -5,7 +5,7 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
@@ -119,6 +119,9 @@ class LearnerRank:
         torch.manual_seed(phase.seed)
         self.policy = load_policy(config, folder)
         module = TokenPolicy(self.policy, phase.temperature, packing=config.learner.packing)
+        settings = deepspeed_config(config.learner, config.model.dtype.value)
+        if config.learner.zero_stage == 3:
+            shard(module, settings)
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
             trained,
@@ -137,7 +140,7 @@ class LearnerRank:
             model=module,
             optimizer=optimizer,
             lr_scheduler=schedule,
-            config=deepspeed_config(config.learner, config.model.dtype.value),
+            config=settings,
         )
         if config.learner.packing:
             module.check_packing()
@@ -321,6 +324,20 @@ class LearnerRank:
     def _phase(self) -> Phase:
         assert self.phase is not None, "load() comes before update()"
         return self.phase
+
+
+def shard(module: torch.nn.Module, settings: Mapping[str, Any]) -> None:
+    """Leave each rank its part of every tensor, one after the other.
+
+    DeepSpeed itself would first put the whole policy on each rank's device, which it need not fit.
+    """
+    import deepspeed
+
+    device = deepspeed.accelerator.get_accelerator().current_device_name()
+    deepspeed.zero.Init(module=module, config_dict_or_path=settings)
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, buffer.to(device))
 
 
 def deepspeed_config(learner: LearnerConfig, dtype: str) -> dict[str, Any]:
