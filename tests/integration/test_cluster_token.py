@@ -1,21 +1,17 @@
 """A cluster that somebody else has started: rlpost comes in with a token, or not at all."""
 
-import contextlib
 import json
-import socket
 import subprocess
 import sys
-from pathlib import Path
 
-import psutil
 import pytest
+from heads import TOKEN, ray_head
 
 from actors.gathering import gather
 from rlpost.errors import ResourceError
 
-RAY = Path(sys.executable).with_name("ray")
 LIMIT_S = 600
-TOKEN = "0123456789abcdef0123456789abcdef"
+LEAN = ("--num-cpus=1", "--include-dashboard=false")
 CONNECT = """
 import json, sys
 from actors.runtime import ray_runtime
@@ -28,38 +24,6 @@ try:
 except ConfigError as error:
     print(error)
 """
-
-
-@contextlib.contextmanager
-def cluster(environment):
-    """Start a head as a cluster's owner would, and end it."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
-    words = ["--head", "--block", "--port", port, "--num-cpus", "1", "--disable-usage-stats"]
-    head = subprocess.Popen(
-        [RAY, "start", *words, "--include-dashboard=false"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    said = []
-    try:
-        for line in head.stdout:
-            said.append(line)
-            if "Ray runtime started" in line:
-                break
-        else:
-            pytest.fail("".join(said))
-        yield f"127.0.0.1:{port}"
-    finally:
-        started = psutil.Process(head.pid).children(recursive=True)
-        for process in (head, *started):
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        head.wait()
-        psutil.wait_procs(started, timeout=60)
-        head.stdout.close()
 
 
 def connect(address, environment, *, token_auth=True):
@@ -82,7 +46,7 @@ def owner(environment, tmp_path):
 
 
 def test_a_cluster_that_anyone_may_use_is_refused_unless_accepted(owner):
-    with cluster(owner | {"RAY_AUTH_MODE": "disabled"}) as address:
+    with ray_head(owner | {"RAY_AUTH_MODE": "disabled"}, *LEAN) as address:
         assert "no token to show to the cluster. `ray get-auth-token" in connect(address, owner)
         said = connect(address, owner | {"RAY_AUTH_TOKEN": TOKEN})
         assert "this cluster asks for no token" in said
@@ -92,7 +56,7 @@ def test_a_cluster_that_anyone_may_use_is_refused_unless_accepted(owner):
 
 def test_a_cluster_with_a_token_lets_in_who_has_it(owner):
     known = owner | {"RAY_AUTH_TOKEN": TOKEN}
-    with cluster(known | {"RAY_AUTH_MODE": "token"}) as address:
+    with ray_head(known | {"RAY_AUTH_MODE": "token"}, *LEAN) as address:
         assert connect(address, known) == "connected"
         said = connect(address, owner | {"RAY_AUTH_TOKEN": TOKEN[::-1]})
         assert "the cluster does not take our token. `ray get-auth-token" in said

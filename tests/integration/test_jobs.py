@@ -1,29 +1,29 @@
 """Jobs that are really submitted: on this machine, and to a Ray cluster with a dashboard."""
 
-import contextlib
-import socket
+import os
 import subprocess
-import sys
 import time
-from pathlib import Path
 
-import psutil
 import pytest
+from heads import RAY, TOKEN, free_ports, ray_head
 
 from actors.programs import STARTING
 from rlpost.cli import main
 
-RAY = Path(sys.executable).with_name("ray")
-TOKEN = "0123456789abcdef0123456789abcdef"
 TINY = ["recipe=quickstart", "steps=1", "prompts_per_step=8", "warmstart.steps=1", "eval.every=0"]
 
 
 @pytest.fixture
-def submitted(tmp_path, monkeypatch, environment):
-    """A function that submits and one that runs `rlpost jobs`, both as their own user would."""
+def user(tmp_path, monkeypatch, environment):
+    """Have this process be the user's, who has submitted nothing yet."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def submitted(tmp_path, user, monkeypatch):
+    """A function that submits from this process."""
     monkeypatch.setenv("RLPOST_TRACEBACK", "1")
 
     def submit(*words):
@@ -62,42 +62,15 @@ def test_a_job_of_this_machine_is_followed_to_its_end_and_another_stopped(
 
 
 @pytest.fixture
-def head(tmp_path, monkeypatch, environment):
+def head(user, monkeypatch):
     """The dashboard's address of a cluster that asks for a token."""
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     monkeypatch.setenv("PATH", f"{RAY.parent}:/usr/bin:/bin")
-    with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
-        gcs, dashboard, agent = (server.getsockname()[1] for server in found)
-    words = ["--head", "--block", f"--port={gcs}", f"--dashboard-port={dashboard}"]
-    words.append(f"--dashboard-agent-listen-port={agent}")
-    process = subprocess.Popen(
-        [RAY, "start", *words, "--num-cpus=2", "--disable-usage-stats", "--include-dashboard=true"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    printed = []
-    try:
-        for line in process.stdout:
-            printed.append(line)
-            if "Ray runtime started" in line:
-                break
-        else:
-            pytest.fail("".join(printed))
+    dashboard, agent = free_ports(2)
+    ports = [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
+    with ray_head(os.environ, *ports, "--num-cpus=2", "--include-dashboard=true"):
         yield f"http://127.0.0.1:{dashboard}"
-    finally:
-        started = psutil.Process(process.pid).children(recursive=True)
-        for one in (process, *started):
-            with contextlib.suppress(psutil.Error):
-                one.kill()
-        process.wait()
-        psutil.wait_procs(started, timeout=60)
-        process.stdout.close()
 
 
 def command(*words, code=0):
