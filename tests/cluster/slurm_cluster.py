@@ -72,6 +72,7 @@ def slurm(folder: Path, *, nodes: int, cpus: int, gib: int, gpus: int = 0) -> It
         for number in range(1, nodes + 1):
             _start(stack, [_program("slurmd"), "-D", "-N", f"node{number}"], folder)
         _wait_for_nodes(nodes)
+        stack.callback(_end_jobs)
         yield
 
 
@@ -138,6 +139,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait(ENDING_S)
     process.kill()
     process.wait()
+
+
+def _end_jobs() -> None:
+    """Cancel what is left, also of a test that failed: jobs outlive the daemons."""
+    slurm_says("scancel", f"--user={getpass.getuser()}")
+    deadline = time.monotonic() + READY_S
+    while left := slurm_says("squeue", "--noheader"):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
 
 
 def _wait_for_nodes(nodes: int) -> None:

@@ -103,6 +103,7 @@ def test_a_job_that_is_told_to_stop_writes_a_checkpoint_and_does_not_come_back(
         job("second")
         assert main(["jobs", "stop", "second", "checkpoint=true"]) == 2
         assert "only a running job has a step to finish" in capsys.readouterr().err
+        said(capsys, "stop", "second")  # it would begin once the first has ended
         metrics = run / "metrics.jsonl"
         deadline = time.monotonic() + LIMIT_S
         while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 2):
