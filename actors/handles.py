@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from actors.actor import Actor
 from actors.crew import Crew
@@ -14,13 +15,18 @@ class RolloutPool:
     """The rollout workers as one `Rollouts`.
 
     A worker takes requests once a publication has reached it. The learner asks
-    `changed_receivers()` before each and calls `published(lost)` after it.
+    `changed_receivers()` before each and calls `published(lost)` after it; it calls `rest()`
+    before it uses the GPUs that workers share with it.
     """
 
-    def __init__(self, crew: Crew, timeout_s: float, vllm_ranks_each: int = 1) -> None:
+    def __init__(
+        self, crew: Crew, timeout_s: float, vllm_ranks_each: int = 1, num_sharing: int = 0
+    ) -> None:
+        """The first `num_sharing` of the workers share their GPUs with learner ranks."""
         self.crew = crew
         self.timeout_s = timeout_s
         self.vllm_ranks_each = vllm_ranks_each
+        self.sharing = frozenset(crew.actors[:num_sharing])
         self._reached: dict[Actor, int] = {}  # and which life of it
 
     async def generate(self, prompt: Prompt, group_size: int, sampling: Sampling) -> Group:
@@ -32,14 +38,23 @@ class RolloutPool:
     async def weight_versions(self) -> Mapping[str, int]:
         """Return the version of the weights that each worker serves."""
         actors = self.crew.serving()
-        versions = await asyncio.gather(*(self._version(actor) for actor in actors))
+        versions = await asyncio.gather(*(self._asked(a, "weight_version") for a in actors))
         pairs = zip(actors, versions, strict=True)
         return {actor.name: version for actor, version in pairs if version is not None}
 
-    async def _version(self, actor: Actor) -> int | None:
+    async def rest(self) -> int:
+        """Have those that share GPUs give them up until the next publication.
+
+        Returns how many vLLM says are asleep; one that cannot is lost.
+        """
+        sharing = [actor for actor in self.crew.begun() if actor in self.sharing]
+        return sum(map(bool, await asyncio.gather(*(self._asked(a, "rest") for a in sharing))))
+
+    async def _asked(self, actor: Actor, verb: str) -> Any:
+        """Return a worker's answer, or None if it is lost."""
         life = actor.life
         try:
-            return await actor.call("weight_version", timeout_s=self.timeout_s)
+            return await actor.call(verb, timeout_s=self.timeout_s)
         except (LostError, DeadlineError) as error:
             self.crew.lose(actor, life, str(error))
             return None
@@ -66,6 +81,7 @@ class RolloutPool:
         """Return the workers as the learner's weight transfer addresses them."""
         return [
             Receiver(
+                worker=self.crew.actors.index(actor),
                 place=actor.place,
                 node=actor.node_id,
                 handle=actor.handle,

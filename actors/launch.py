@@ -18,11 +18,13 @@ from actors.memory import resident_gib
 from actors.placement import leaving_nodes, reserve
 from actors.processes import OVERLAPPING, start_process
 from actors.runtime import ray_runtime
+from actors.turns import Turns, gpus_of
 from rlpost.errors import ActorError, LostError
 from rlpost.incidents import Incidents
 from rlpost.progress import Progress
 from rlpost.schema import RunConfig
 from rlpost.seats import Seat, seats
+from rlpost.sharing import num_sharing
 from rlpost.stall import Witness
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class Cast:
         self.reservation = reserve(self.seats, config.ray.placement_timeout_s)
         self.alarm = Alarm()
         self.progress = Progress()
+        self.turns = Turns(self.progress)
         self.witnesses: dict[str, Witness] = {}
         self.heartbeat = Heartbeat(config.supervision, Path(config.run_dir) / "stalls")
         self.incidents = Incidents(config.supervision, Path(config.run_dir))
@@ -63,7 +66,12 @@ class Cast:
             rollout = self.config.rollout
             crew = self._crew("rollout", rollout.start_timeout_s)
             await self._start(crew, rollout.start_timeout_s, str(model_folder))
-            self._pool = RolloutPool(crew, rollout.timeout_s + 60.0, rollout.tensor_parallel_size)
+            self._pool = RolloutPool(
+                crew,
+                rollout.timeout_s + 60.0,
+                rollout.tensor_parallel_size,
+                num_sharing(self.config),
+            )
             if self.config.ray.address is not None:
                 self._draining = asyncio.ensure_future(self._drain(crew))
         return self._pool
@@ -83,10 +91,13 @@ class Cast:
         return ReferenceHandle(crew, reference.timeout_s) if crew.actors else None
 
     async def learners(self) -> LearnerGroup:
-        """Let the learner ranks find each other, once a group."""
+        """Let the learner ranks find each other, once a group; engines on their GPUs sleep."""
+        if self._pool is not None:
+            async with self.turns.learner:
+                await self._pool.rest()
         if self._learners is None:
             learner = self.config.learner
-            group = LearnerGroup(self._of("learner"), learner.timeout_s)
+            group = LearnerGroup(self._of("learner"), learner.timeout_s, self.turns.learner)
             await group.connect(learner.start_timeout_s)
             self._learners = group
             for actor in group.actors:
@@ -97,6 +108,8 @@ class Cast:
     async def renew_learners(self) -> None:
         """Put new processes in the place of all learner ranks."""
         self._learners = None
+        if self._pool is not None:
+            self._pool.crew.on_arrival = None  # newcomers wait for the new group
         await asyncio.gather(*(self._renew(actor) for actor in self._of("learner")))
         self.alarm.forget(LostError)  # of the ranks that are replaced
 
@@ -160,10 +173,26 @@ class Cast:
 
     async def _start(self, crew: Crew, limit_s: float, *arguments: Any) -> None:
         async def begin(actor: Actor) -> None:
-            await actor.call("start", *arguments, timeout_s=limit_s)
+            seat = self.seats[self.actors.index(actor)]
+            if seat.shares:
+                await self._begin_beside_learner(seat, actor, limit_s, *arguments)
+            else:
+                await actor.call("start", *arguments, timeout_s=limit_s)
             await asyncio.to_thread(self._locate, actor)
 
         await crew.start(begin)
+
+    async def _begin_beside_learner(
+        self, seat: Seat, actor: Actor, limit_s: float, *arguments: Any
+    ) -> None:
+        """Have an engine begin on the GPUs of its learner ranks, while these do nothing."""
+        learner = self.config.learner
+        pairs = zip(self.seats, self.actors, strict=True)
+        ranks = [one for other, one in pairs if other.bench == seat.bench and not other.shares]
+        patience_s = max(learner.start_timeout_s, learner.timeout_s)
+        async with self.turns.beginning(actor.name, patience_s):
+            gpus = await gpus_of(ranks, learner.start_timeout_s)
+            await actor.call("start", *arguments, gpus, timeout_s=limit_s)
 
     def _create(self, seat: Seat, position: int) -> Actor:
         place = self.reservation.place(position)
@@ -193,12 +222,12 @@ class Cast:
             await asyncio.sleep(_ROOM_POLL_S)
 
     async def _drain(self, crew: Crew) -> None:
-        """Have workers leave the nodes that Ray has been told to drain."""
+        """Have workers leave the nodes that Ray has been told to drain, if no rank stays there."""
         while True:
             await asyncio.sleep(self.config.supervision.heartbeat_s)
             nodes = await asyncio.to_thread(leaving_nodes)
-            for actor in crew.serving():
-                if actor.node_id in nodes:
+            for actor, seat in zip(self.actors, self.seats, strict=True):
+                if actor in crew.serving() and actor.node_id in nodes and not seat.shares:
                     crew.retire(actor, f"node {actor.node} is to be drained")
 
     def _locate(self, actor: Actor) -> None:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from actors.network import limit_waiting, use_interface
 from actors.policy_source import Part, PolicySource
-from actors.publish import Receiver, RolloutClient, ShmSender, make_sender, publish
+from actors.publish import Receiver
 from actors.snapshot import Snapshots, restore
+from actors.ways import Ways
 from rlpost.batching import MicroBatch, RankBatch
 from rlpost.choices import Offload, OldLogprobs
 from rlpost.guards.finite import FiniteWatch, check_norm
@@ -28,7 +29,7 @@ from rlpost.models import load_policy, load_tokenizer, save_policy
 from rlpost.objectives import build_from
 from rlpost.paths import check_seen
 from rlpost.schema import LearnerConfig, RunConfig
-from rlpost.seats import weight_backend
+from rlpost.sharing import num_sharing
 from rlpost.stack_signal import answer_signal
 
 log = logging.getLogger(__name__)
@@ -55,8 +56,7 @@ class LearnerRank:
         self.engine: Any = None
         self.policy: Any = None
         self.phase: Phase | None = None
-        self.sender: Any = None
-        self.client: RolloutClient | None = None
+        self.ways: Ways | None = None
         self.meeting: socket.socket | None = None
         self.snapshots = Snapshots()
 
@@ -147,11 +147,12 @@ class LearnerRank:
         self.phase = phase
         self.watch = FiniteWatch(trained)
         self.objective = build_from(phase.objective)
+        self._make_room()
 
     def _release(self) -> None:
         if self.engine is not None:
             self.engine.destroy()
-            self.engine = self.policy = self.sender = self.client = None
+            self.engine = self.policy = self.ways = None
             gc.collect()
 
     def update(self, batch: RankBatch, step: int) -> Metrics:
@@ -171,7 +172,13 @@ class LearnerRank:
                 first = epoch == index == 0
                 self._backward(minibatch, old[index] if old else None, step, metrics, first=first)
                 self._step(metrics, step)
+        self._make_room()
         return metrics
+
+    def _make_room(self) -> None:
+        """Leave what is cached and not used to an engine that wakes up on this GPU."""
+        if num_sharing(self.config):
+            torch.cuda.empty_cache()
 
     def _old_logprobs(self, minibatch: Sequence[MicroBatch], metrics: Metrics) -> list[Tensor]:
         """Return the logprobs of the weights that the step starts from."""
@@ -258,17 +265,10 @@ class LearnerRank:
 
     def attach(self, receivers: Sequence[Receiver]) -> None:
         """Open the way to these rollout workers, and to no others."""
-        import ray
-
-        part = Part.adapter if self.config.model.lora.by_itself else Part.merged
-        source = self._source(part)
-        node = ray.get_runtime_context().get_node_id()
-        self.client = RolloutClient(receivers, source, node, self.config.weights.timeout_s)
-        if part is Part.adapter:
-            self.sender = ShmSender(source, self.client, self.rank, self._adapted())
-            return
-        backend = weight_backend(self.config)
-        self.sender = make_sender(backend, source, self.client, self.rank)
+        alone = self.config.model.lora.by_itself
+        source = self._source(Part.adapter if alone else Part.merged)
+        adapted = self._adapted() if alone else None
+        self.ways = Ways(self.config, receivers, source, self.rank, adapted)
 
     def _source(self, part: Part = Part.merged) -> PolicySource:
         return PolicySource(self.policy, self.config.weights.bucket_mib * 2**20, part)
@@ -281,9 +281,9 @@ class LearnerRank:
         return {"dtype_name": self.config.model.dtype.value, "base": base.fingerprints}
 
     def publish(self, version: int) -> tuple[dict[str, float], dict[str, str]]:
-        """Put the present weights into every rollout worker, proved; see `actors.publish`."""
-        assert self.client is not None, "attach() comes before publish()"
-        return publish(self.sender, self.client, version)
+        """Put the present weights into every rollout worker, proved; see `actors.ways`."""
+        assert self.ways is not None, "attach() comes before publish()"
+        return self.ways.publish(version)
 
     def snapshot(self, url: str) -> None:
         """Copy this rank's state into memory and begin to write it under `url`.
@@ -301,6 +301,7 @@ class LearnerRank:
     def restore(self, url: str) -> None:
         """Continue from a snapshot: optimiser, schedule, weights and random numbers."""
         restore(self.engine, self.rank, self.config.learner.num_ranks, url)
+        self._make_room()
 
     def export(self, folder: str) -> None:
         """Write the policy, merged and whole, as a transformers folder; rank 0 writes."""

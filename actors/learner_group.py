@@ -1,6 +1,7 @@
 """The learner ranks as one role: every verb runs on all ranks at once."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,12 @@ class LearnerGroup:
     others hold is of no use without it, so all go on from a checkpoint.
     """
 
-    def __init__(self, actors: Sequence[Actor], timeout_s: float) -> None:
+    def __init__(self, actors: Sequence[Actor], timeout_s: float, turn: asyncio.Lock) -> None:
+        """`turn` is held by one verb at a time, for the ranks meet in collectives."""
         self.actors = list(actors)
         self.num_ranks = len(self.actors)
         self.timeout_s = timeout_s
-        self._turn = asyncio.Lock()  # ranks meet in collectives: one verb at a time
+        self._turn = turn
         self._pool: RolloutPool | None = None
         self._version: int | None = None  # published, and not trained on since
 
@@ -58,14 +60,24 @@ class LearnerGroup:
         pool.follow(self._welcome)
 
     async def update(self, batches: Sequence[RankBatch], step: int) -> Metrics:
-        """Train on one step's batch, one `RankBatch` a rank."""
+        """Train on one step's batch, one `RankBatch` a rank, while engines on their GPUs sleep."""
         async with self._turn:
             self._version = None
+            asleep = await self._alone()
             calls = (
                 actor.call("update", batch, step, timeout_s=self.timeout_s)
                 for actor, batch in zip(self.actors, batches, strict=True)
             )
-            return merged(await _together(calls))
+            return merged([asleep, *await _together(calls)])
+
+    async def _alone(self) -> Metrics:
+        """Have engines that share the ranks' GPUs sleep; return how many do, and in what time."""
+        metrics = Metrics()
+        if self._pool is not None and self._pool.sharing:
+            started = time.perf_counter()
+            metrics.sum("sleep/engines", float(await self._pool.rest()))
+            metrics.sum("sleep/fall_s", time.perf_counter() - started)
+        return metrics
 
     async def publish(self, version: int) -> Mapping[str, float]:
         """Put the current weights into every rollout worker that is there, proved."""

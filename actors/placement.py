@@ -1,4 +1,4 @@
-"""Where actors go: one bundle an actor, refused at once with the arithmetic if they do not fit."""
+"""Where actors go: a bundle for each bench, refused at once with the arithmetic if too many."""
 
 import time
 from collections import Counter
@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlpost.errors import ResourceError
 from rlpost.fitting import Node, misfits, terms
-from rlpost.seats import Seat, together
+from rlpost.seats import Seat, benches, bundle, together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +69,11 @@ def reserve(wanted: Sequence[Seat], timeout_s: float) -> Reservation:
     for problem in misfits(needed, nodes()):
         raise ResourceError(problem)
     bundles: dict[int, tuple[PlacementGroup, int]] = {}
-    for positions in together(wanted):
-        group = _group([wanted[position] for position in positions])
-        bundles |= {position: (group, index) for index, position in enumerate(positions)}
+    positions = {seat.name: position for position, seat in enumerate(wanted)}
+    for members in together(wanted):
+        group = _group(members)
+        for index, bench in enumerate(members):
+            bundles |= {positions[seat.name]: (group, index) for seat in bench}
     reservation = Reservation(bundles)
     deadline = time.monotonic() + timeout_s
     for position, (group, _) in bundles.items():
@@ -93,11 +95,11 @@ def leaving_nodes() -> set[str]:
     return set(state.get_draining_nodes())
 
 
-def _group(seats: Sequence[Seat]) -> PlacementGroup:
-    labels = [dict(seat.node_labels) for seat in seats]
+def _group(members: Sequence[Sequence[Seat]]) -> PlacementGroup:
+    labels = [dict(bench[0].node_labels) for bench in members]
     return placement_group(
-        [seat.bundle() for seat in seats],
-        strategy=seats[0].placement.value.upper(),
+        [bundle(bench) for bench in members],
+        strategy=members[0][0].placement.value.upper(),
         bundle_label_selector=labels if any(labels) else None,  # its default
     )
 
@@ -119,8 +121,8 @@ def room(wanted: Sequence[Seat]) -> int:
     """Return how many times over these actors fit into what is free now, at least once."""
     free = ray.available_resources()
     needed = Counter[str]()
-    for seat in wanted:
-        needed.update(seat.bundle())
+    for bench in benches(wanted):
+        needed.update(bundle(bench))
     # Several nodes may hold fewer than the sum of their free resources says: `reserve` then tells.
     return max(1, min(int(free.get(name, 0.0) / n + 1e-6) for name, n in needed.items()))
 

@@ -12,6 +12,7 @@ from actors.reward import RewardWorker
 from actors.rollout import RolloutWorker
 from rlpost.schema import RunConfig
 from rlpost.seats import Seat
+from rlpost.sharing import num_sharing
 
 _COMMON = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -31,7 +32,11 @@ OVERLAPPING = ("rollout", "reward")  # these serve many calls at once
 def _environment(config: RunConfig, role: str) -> dict[str, str]:
     """Return the environment of a role's process: thread counts, and quiet libraries."""
     if role == "rollout":
+        by_ipc = config.rollout.num_gpus and num_sharing(config)
+        # CUDA IPC's handles reach vLLM's own processes pickled, through a socket of this user's.
+        handles = {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"} if by_ipc else {}
         return _COMMON | {
+            **handles,
             "OMP_NUM_THREADS": str(config.rollout.num_threads),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             # AsyncLLM's engine is a child process either way; `uni` keeps its worker in it.

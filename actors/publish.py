@@ -1,4 +1,4 @@
-"""The learner's side of a weight transfer: who is told, what is sent, and by which transport."""
+"""The learner's side of a weight transfer: who is told what, and shared memory to send by."""
 
 import os
 import time
@@ -29,9 +29,10 @@ class Sender(Protocol):
 class Receiver:
     """A rollout worker as the learner sees it: what messages call it, its node's id, its handle.
 
-    `num_ranks` is the number of its vLLM processes that hold weights.
+    `worker` is its number, `num_ranks` that of its vLLM processes, which hold weights.
     """
 
+    worker: int
     place: str
     node: str
     handle: Any
@@ -221,57 +222,3 @@ class SharedMemory:
         if size > self._storage.numel():
             os.ftruncate(self._file, size)
             self._storage = torch.from_file(self.path, shared=True, size=size, dtype=torch.uint8)
-
-
-def make_sender(backend: str, source: PolicySource, client: RolloutClient, rank: int) -> Sender:
-    """Return the sender of a backend; vLLM's own senders do `nccl` and `ipc`."""
-    if backend == "shm":
-        return ShmSender(source, client, rank)
-    from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
-
-    num_vllm_ranks = sum(receiver.num_ranks for receiver in client.receivers)
-    info = _nccl_info(rank, num_vllm_ranks) if backend == "nccl" else _ipc_info(rank)
-    return WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)  # type: ignore[arg-type]  # PolicySource has WeightSource's methods
-
-
-def _nccl_info(rank: int, num_vllm_ranks: int) -> Any:
-    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-    from vllm.utils.network_utils import get_open_port
-
-    return NCCLTrainerInitInfo(
-        master_address=ray.util.get_node_ip_address(),
-        master_port=get_open_port(),
-        world_size=num_vllm_ranks + 1,
-        rank=rank,
-    )
-
-
-def _ipc_info(rank: int) -> Any:
-    from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
-
-    return IPCTrainerInitInfo(rank=rank)
-
-
-def publish(
-    sender: Sender, client: RolloutClient, version: int
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Send the weights as `version`.
-
-    Returns the transfer's metrics, and why each worker that was lost since the client was made was,
-    by place.
-    """
-    client.version = version
-    started = time.perf_counter()
-    sender.send_weights()
-    seconds = time.perf_counter() - started
-    size = sum(
-        torch.Size(meta.shape).numel() * meta.dtype.itemsize for meta in client.source.metadata()
-    )
-    metrics = {
-        "weights/sync_s": seconds,
-        "weights/pause_s": client.pause_s,
-        "weights/size_bytes": float(size),
-        "weights/bandwidth_bytes_per_s": size / seconds,
-        "weights/version": float(version),
-    }
-    return metrics, client.lost

@@ -2,23 +2,25 @@
 
 import asyncio
 import logging
+import os
 import re
 import socket
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from actors.fingerprint import check_arrival
-from actors.intake import Intake, adapter_arguments, make_intake
+from actors.intake import Intake, make_intake
 from actors.network import use_interface
+from actors.slumber import Slumber
 from rlpost.errors import ActorError, ConfigError, DeadlineError, LostError
 from rlpost.models import load_tokenizer
 from rlpost.paths import check_seen
 from rlpost.schema import RunConfig
-from rlpost.seats import weight_backend
+from rlpost.sharing import shared_ranks
 from rlpost.stack_signal import answer_signal
 from rlpost.stacks import tasks
 from rlpost.types import Group, Prompt, Sampling, Trajectory
@@ -73,7 +75,8 @@ class RolloutWorker:
     Use: `start(folder)`, then for each version of the weights `start_weight_update()`,
     `update_weights(...)` per bucket and `finish_weight_update(version, fingerprints)`; between
     updates any number of overlapping `generate(...)`. Before the first proved update, nothing is
-    served.
+    served. A worker that shares its GPUs sleeps from its start, and again from `rest()`, until the
+    next update.
     """
 
     def __init__(self, config: RunConfig, index: int) -> None:
@@ -85,12 +88,14 @@ class RolloutWorker:
         import_module("vllm.v1.engine.async_llm")
 
         self.config = config
+        self.index = index
         self.name = f"rollout-{index}"
         self.version = -1
         self.serving = asyncio.Event()
         self.engine: Any = None
         self.tokenizer: Any = None
         self.intake: Intake
+        self.slumber: Slumber | None = None
         self.memory: Any = None
 
     @property
@@ -98,51 +103,42 @@ class RolloutWorker:
         """This worker and its machine, as messages name them."""
         return f"{self.name} on {socket.gethostname()}"
 
-    async def start(self, model_folder: str) -> None:
-        """Load vLLM with the model folder's weights, which only shape it: none is served yet."""
+    async def start(self, model_folder: str, gpus: Sequence[str] = ()) -> None:
+        """Load vLLM with the model folder's weights, which only shape it: none is served yet.
+
+        `gpus` are those of others that it shares; without any, it has what Ray has given it.
+        """
         check_seen(Path(model_folder), "run_dir or model.path")
+        if gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         from vllm import AsyncEngineArgs
-        from vllm.config.weight_transfer import WeightTransferConfig
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        from actors.weights import engine_name
+        from actors.engine_arguments import engine_arguments
 
         config = self.config
-        rollout = config.rollout
-        dtype = rollout.dtype or config.model.dtype
-        arguments: dict[str, Any] = {
-            "model": model_folder,
-            "dtype": dtype.value,
-            "max_model_len": config.max_model_len,
-            "max_num_seqs": rollout.max_num_seqs,
-            "tensor_parallel_size": rollout.tensor_parallel_size,
-            "enforce_eager": rollout.enforce_eager,
-            "seed": config.seed,
-            "trust_remote_code": config.model.trust_remote_code,
-            "generation_config": "vllm",  # nothing but our own Sampling shapes the distribution
-            "logprobs_mode": "processed_logprobs",  # of the distribution sampled from
-            "enable_prefix_caching": True,
-            "disable_log_stats": True,
-            "weight_transfer_config": WeightTransferConfig(
-                backend=engine_name(weight_backend(config))
-            ),
-            "worker_extension_cls": "actors.weights.WorkerExtension",
-        } | adapter_arguments(config.model.lora)
-        if rollout.num_gpus == 0:
-            arguments["kv_cache_memory_bytes"] = int(rollout.kv_cache_gib * 2**30)
-            # A prompt prefilled in pieces makes vLLM rewind a seeded CPU generator, which cannot.
-            arguments["enable_chunked_prefill"] = False
-            arguments["max_num_batched_tokens"] = max(4096, config.max_model_len)
-        else:
-            arguments["gpu_memory_utilization"] = rollout.gpu_memory_utilization
-        if rollout.tensor_parallel_size == 1:
-            arguments["distributed_executor_backend"] = "uni"
+        arguments = engine_arguments(config, self.index, model_folder)
         plan = AsyncEngineArgs(**arguments).create_engine_config()
-        if rollout.num_gpus == 0:
+        if config.rollout.num_gpus == 0:
             _check_head_size(plan.model_config.get_head_size())
         self.engine = AsyncLLM.from_vllm_config(plan)
         self.tokenizer = load_tokenizer(config)
         self.intake = make_intake(self.engine, self.where, config)
+        if shared_ranks(config, self.index):
+            self.slumber = Slumber(self.engine, config)
+            await self.rest()
+
+    async def rest(self) -> bool:
+        """Give up shared GPUs until there are new weights; return whether vLLM says it sleeps."""
+        assert self.slumber is not None, "only a worker that shares GPUs rests"
+        self.serving.clear()
+        with _explained():
+            return await self.slumber.fall()
+
+    @property
+    def asleep(self) -> bool:
+        """Whether the learner has the GPUs."""
+        return self.slumber is not None and self.slumber.asleep
 
     async def generate(self, prompt: Prompt, group_size: int, sampling: Sampling) -> Group:
         """Sample one group from the current weights.
@@ -155,8 +151,9 @@ class RolloutWorker:
             async with asyncio.timeout(limit_s):
                 await self.serving.wait()
         except TimeoutError:
+            asleep = ", asleep while the learner has its GPUs" if self.asleep else ""
             raise DeadlineError(
-                f"{self.name} waited {limit_s:g} s for proved weights and got none; "
+                f"{self.name} waited {limit_s:g} s for proved weights{asleep} and got none; "
                 "see the learner's log, or raise rollout.timeout_s"
             ) from None
         with _explained():
@@ -223,7 +220,8 @@ class RolloutWorker:
     async def situation(self) -> tuple[str, str]:
         """Say what is sampled here with which weights, and where its tasks wait."""
         sampled = self.engine.output_processor.get_num_unfinished_requests() if self.engine else 0
-        serving = "serves" if self.serving.is_set() else "is on hold and would serve"
+        waiting = "sleeps and served" if self.asleep else "is on hold and would serve"
+        serving = "serves" if self.serving.is_set() else waiting
         told = f"{serving} weights of version {self.version}, {sampled} requests in vLLM"
         return told, tasks(asyncio.get_running_loop())
 
@@ -240,10 +238,13 @@ class RolloutWorker:
         """Stop serving and prepare vLLM for new weights."""
         self.serving.clear()
         with _explained():
-            # A cleared cache makes vLLM compute anew, with the new weights, what a response holds
-            # so far: its next tokens' logprobs are then those of these weights alone.
-            mode = self.config.rollout.in_flight.value
-            await self.engine.pause_generation(mode=mode, clear_cache=True)
+            if self.slumber is not None and self.slumber.asleep:
+                await self.slumber.stir()
+            else:
+                # A cleared cache makes vLLM compute anew, with the new weights, what a response
+                # holds so far: its next tokens' logprobs are then those of these weights alone.
+                mode = self.config.rollout.in_flight.value
+                await self.engine.pause_generation(mode=mode, clear_cache=True)
             await self.intake.start()
 
     async def update_weights(self, update_info: Mapping[str, Any], buffer: Any = None) -> None:
@@ -270,6 +271,8 @@ class RolloutWorker:
                 check_arrival(weights, fingerprints, arrived)
             self.version = version
             await self.engine.update_weight_version(str(version))
+            if self.slumber is not None and self.slumber.asleep:
+                await self.slumber.rise()
             await self.engine.resume_generation()
         self.serving.set()
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from rlpost import sharing
 from rlpost.choices import (
     Advantage,
     Correction,
@@ -16,7 +17,9 @@ from rlpost.choices import (
     WeightBackend,
 )
 from rlpost.errors import ConfigError
+from rlpost.fitting import needed, terms
 from rlpost.schema import RunConfig
+from rlpost.seats import ROLES, seats
 
 Problems = Iterator[str]
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # vLLM 0.32
@@ -239,33 +242,18 @@ def _devices(config: RunConfig) -> Problems:
             f"ray.nodes=[{','.join(config.ray.nodes)}] are those of a cluster, and ray.address is "
             "not set: set it, or leave ray.nodes out"
         )
-    learner, rollout, reward = config.learner, config.rollout, config.reward
-    reference = config.reference if config.kl_coef > 0 else None
+    placed = seats(config, ROLES)
     cores = config.ray.num_cpus or os.cpu_count() or 1
-    cpus = {
-        f"{learner.num_ranks} learner x {learner.num_cpus:g}": learner.num_ranks * learner.num_cpus,
-        f"{rollout.num_workers} rollout x {rollout.num_cpus:g}": (
-            rollout.num_workers * rollout.num_cpus
-        ),
-        f"{reward.num_workers} reward x {reward.num_cpus:g}": reward.num_workers * reward.num_cpus,
-    }
-    gpus = learner.num_ranks * learner.num_gpus + rollout.num_workers * rollout.num_gpus
-    if reference is not None:
-        cpus[f"1 reference x {reference.num_cpus:g}"] = reference.num_cpus
-        gpus += reference.num_gpus
     there = config.ray.num_gpus if config.ray.num_gpus is not None else num_gpus()
-    if gpus > there:
+    if (gpus := needed(placed, "GPU")) > there:
         yield (
-            f"the actors need {gpus:g} GPUs ({learner.num_ranks} learner.num_ranks x "
-            f"{learner.num_gpus:g} + {rollout.num_workers} rollout.num_workers x "
-            f"{rollout.num_gpus:g}) and this machine has {there}: ask for less, or set ray.address "
-            "to a cluster"
+            f"the actors need {gpus:g} GPUs ({terms(placed, 'GPU')}) and this machine has {there}: "
+            "ask for less, or set ray.address to a cluster"
         )
-    if sum(cpus.values()) > cores + 1e-6:
+    if (cpus := needed(placed, "CPU")) > cores + 1e-6:
         yield (
-            f"the actors need {sum(cpus.values()):g} CPUs ({' + '.join(cpus)}) and this machine "
-            f"has {cores}: lower <role>.num_cpus (it reserves, it does not limit), or use fewer "
-            "ranks or workers"
+            f"the actors need {cpus:g} CPUs ({terms(placed, 'CPU')}) and this machine has {cores}: "
+            "lower <role>.num_cpus (it reserves, it does not limit), or use fewer ranks or workers"
         )
 
 
@@ -361,6 +349,7 @@ RULES: tuple[Callable[[RunConfig], Problems], ...] = (
     _model,
     _learner,
     _weights,
+    sharing.problems,
     _devices,
     _task,
     _checkpoint,

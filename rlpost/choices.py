@@ -71,7 +71,7 @@ class LrSchedule(StrEnum):
 
 
 class WeightBackend(StrEnum):
-    """How weights reach vLLM; `auto` is `shm` on CPU, `nccl` on GPU."""
+    """How weights reach vLLM; `auto` is `shm` on CPU, `ipc` on a shared GPU, else `nccl`."""
 
     auto = "auto"
     shm = "shm"
@@ -125,6 +125,14 @@ class Placement(StrEnum):
     spread = "spread"
     strict_pack = "strict_pack"
     strict_spread = "strict_spread"
+
+
+class Layout(StrEnum):
+    """Whose GPUs the engines use: the learner's, by turns; their own; or some these, some those."""
+
+    colocated = "colocated"
+    disaggregated = "disaggregated"
+    hybrid = "hybrid"
 
 
 class Offload(StrEnum):

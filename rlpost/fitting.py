@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rlpost.choices import Placement
-from rlpost.seats import Seat, together
+from rlpost.seats import Seat, benches, bundle, together
 
 _SLACK = 1e-6
 _RESOURCES = ("CPU", "GPU")
@@ -41,8 +41,8 @@ def misfits(wanted: Sequence[Seat], nodes: Sequence[Node]) -> Iterator[str]:
             continue
         yield from _too_much(seats, able, f"the nodes with the labels of {asked} have")
         yield from _too_large(seats, able)
-    for positions in together(wanted):
-        yield from _misplaced([wanted[position] for position in positions], nodes)
+    for group in together(wanted):
+        yield from _misplaced(group, nodes)
 
 
 def has_labels(node: Node, seat: Seat) -> bool:
@@ -52,14 +52,18 @@ def has_labels(node: Node, seat: Seat) -> bool:
 
 def needed(wanted: Sequence[Seat], resource: str) -> float:
     """Return how much of a resource these actors reserve."""
-    return sum(seat.bundle().get(resource, 0.0) for seat in wanted)
+    return sum(bundle(bench).get(resource, 0.0) for bench in benches(wanted))
 
 
 def terms(wanted: Sequence[Seat], resource: str) -> str:
     """Return the sum of a resource as it is made up: `GPU: 4 learner x 1 + 2 rollout x 4`."""
-    counts = Counter((seat.role, seat.bundle().get(resource, 0.0)) for seat in wanted)
+    counts = Counter((seat.role, _amount(seat, resource)) for seat in wanted)
     found = [f"{count} {role} x {amount:g}" for (role, amount), count in counts.items() if amount]
     return f"{resource}: {' + '.join(found) or 'none'}"
+
+
+def _amount(seat: Seat, resource: str) -> float:
+    return seat.num_cpus if resource == "CPU" else seat.num_gpus
 
 
 def written(labels: Mapping[str, str]) -> str:
@@ -79,28 +83,30 @@ def _too_much(seats: Sequence[Seat], nodes: Sequence[Node], there: str) -> Itera
 
 
 def _too_large(seats: Sequence[Seat], nodes: Sequence[Node]) -> Iterator[str]:
-    """Each actor must fit on one node, a tensor-parallel engine with all its GPUs."""
-    for seat in seats:
-        if not any(_holds(node, [seat]) for node in nodes):
+    """A bench must fit on one node: a tensor-parallel engine with all its GPUs."""
+    for bench in benches(seats):
+        if not any(_holds(node, bench) for node in nodes):
+            names, role = " and ".join(seat.name for seat in bench), bench[0].role
             yield (
-                f"{seat.name} needs {_amounts([seat])} on one node, and none has that: "
-                f"{_listed(nodes)}. Lower {seat.role}.num_gpus or {seat.role}.num_cpus"
+                f"{names} {'needs' if len(bench) == 1 else 'together need'} {_amounts(bench)} on "
+                f"one node, and none has that: {_listed(nodes)}. Lower {role}.num_gpus or "
+                f"{role}.num_cpus"
             )
             return
 
 
-def _misplaced(seats: Sequence[Seat], nodes: Sequence[Node]) -> Iterator[str]:
-    first = seats[0]
+def _misplaced(group: Sequence[Sequence[Seat]], nodes: Sequence[Node]) -> Iterator[str]:
+    seats, first = [seat for bench in group for seat in bench], group[0][0]
     asked = f"{first.role}.placement={first.placement.value}"
-    able = [node for node in nodes if has_labels(node, first) and _holds(node, [first])]
+    able = [node for node in nodes if has_labels(node, first) and _holds(node, group[0])]
     if first.placement is Placement.strict_pack and not any(_holds(node, seats) for node in able):
         yield (
             f"{asked} puts {len(seats)} actors with {_amounts(seats)} on one node, and none has "
             f"that: {_listed(nodes)}. Ask for less, or use {first.role}.placement=pack"
         )
-    if first.placement is Placement.strict_spread and len(able) < len(seats):
+    if first.placement is Placement.strict_spread and len(able) < len(group):
         yield (
-            f"{asked} puts {len(seats)} actors on {len(seats)} nodes, and {len(able)} can hold "
+            f"{asked} puts {len(seats)} actors on {len(group)} nodes, and {len(able)} can hold "
             f"one: {_listed(nodes)}. Ask for fewer, or use {first.role}.placement=spread"
         )
 

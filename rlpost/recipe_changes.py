@@ -21,6 +21,7 @@ _FREE = (
     "watchdog.",
     "eval.",
     "weights.",
+    "layout",
     "learner.node_labels",
     "rollout.node_labels",
     "reference.node_labels",

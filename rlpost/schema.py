@@ -18,6 +18,7 @@ from rlpost.choices import (
     InFlight,
     KLEstimator,
     KLIn,
+    Layout,
     LoraTransfer,
     LrSchedule,
     Mode,
@@ -358,6 +359,7 @@ class RunConfig:
     prompts_per_step: int = MISSING
     group_size: int = 8
     mode: Mode = Mode.sync
+    layout: Layout = Layout.disaggregated  # which engines share the learner's GPUs by turns
     max_staleness: int = 1  # async: how many versions older than the learner's a token may be
     oversampling: float | None = None  # async: see rlpost.buffer.BufferPlan
     max_replacements: int = 0  # groups without signal replaced a step (DAPO's dynamic sampling)

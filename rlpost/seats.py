@@ -1,10 +1,14 @@
 """The actors of a run and what each of them asks for."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from rlpost.choices import Placement, WeightBackend
+from rlpost.choices import Placement
 from rlpost.schema import RunConfig
+from rlpost.sharing import num_sharing
+
+ROLES = ("learner", "rollout", "reference", "reward")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,7 +16,8 @@ class Seat:
     """An actor to be placed: its role, its index in the role, its resources, and where it may go.
 
     `placement` is how it lies to the others of its role, `node_labels` what its node must have.
-    The run begins without an `elastic` one, which joins when the cluster has room for it.
+    The run begins without an `elastic` one, which joins when the cluster has room for it. Actors
+    with the same `bench` are placed as one: an engine, and the learner ranks whose GPUs it shares.
     """
 
     role: str
@@ -22,16 +27,17 @@ class Seat:
     placement: Placement = Placement.pack
     node_labels: Mapping[str, str] = field(default_factory=dict)
     elastic: bool = False
+    bench: int | None = None
 
     @property
     def name(self) -> str:
         """The actor's name in messages."""
         return f"{self.role}-{self.index}"
 
-    def bundle(self) -> dict[str, float]:
-        """Return the resources as Ray writes them."""
-        bundle = {"CPU": self.num_cpus, "GPU": self.num_gpus}
-        return {name: amount for name, amount in bundle.items() if amount} or {"CPU": 0.001}
+    @property
+    def shares(self) -> bool:
+        """Whether it is an engine on the GPUs of learner ranks."""
+        return self.role == "rollout" and self.bench is not None
 
 
 def seats(config: RunConfig, roles: Sequence[str]) -> list[Seat]:
@@ -45,7 +51,7 @@ def seats(config: RunConfig, roles: Sequence[str]) -> list[Seat]:
         "reward": (reward.num_workers, reward.num_cpus, 0.0),
     }
     placements = {"learner": learner.placement, "rollout": rollout.placement}
-    return [
+    placed = [
         Seat(
             role=role,
             index=index,
@@ -59,24 +65,56 @@ def seats(config: RunConfig, roles: Sequence[str]) -> list[Seat]:
         if role in roles
         for index in range(count)
     ]
+    return [_seated(seat, config) for seat in placed]
 
 
-def together(placed: Sequence[Seat]) -> list[list[int]]:
-    """Return which actors are reserved as one group: all that are packed, else a role's own.
+def _seated(seat: Seat, config: RunConfig) -> Seat:
+    """Return an actor on its bench, if it shares one.
 
-    An elastic one is a group by itself.
+    The ranks ask for the GPUs, and for the cores that they and the engine use by turns; the engine
+    for the cores that it needs beyond theirs.
     """
-    groups: dict[tuple[Placement, str], list[int]] = {}
-    for position, seat in enumerate(placed):
-        role = "" if seat.placement is Placement.pack else seat.role
-        whose = seat.name if seat.elastic else role
-        groups.setdefault((seat.placement, whose), []).append(position)
+    learner, rollout = config.learner, config.rollout
+    size, sharing = rollout.tensor_parallel_size, num_sharing(config)
+    if seat.role == "learner" and sharing:
+        return replace(seat, bench=seat.index // size)
+    if seat.role == "rollout" and seat.index < sharing:
+        return replace(
+            seat,
+            num_cpus=max(0.0, rollout.num_cpus - size * learner.num_cpus),
+            num_gpus=0.0,
+            placement=learner.placement,
+            node_labels=learner.node_labels,
+            bench=seat.index,
+        )
+    return seat
+
+
+def benches(placed: Sequence[Seat]) -> list[list[Seat]]:
+    """Return the actors that are placed as one, most of them alone."""
+    found: dict[int | str, list[Seat]] = {}
+    for seat in placed:
+        found.setdefault(seat.name if seat.bench is None else seat.bench, []).append(seat)
+    return list(found.values())
+
+
+def bundle(bench: Sequence[Seat]) -> dict[str, float]:
+    """Return the resources of a bench as Ray writes them."""
+    amounts = Counter[str]()
+    for seat in bench:
+        amounts.update({"CPU": seat.num_cpus, "GPU": seat.num_gpus})
+    return {name: amount for name, amount in amounts.items() if amount} or {"CPU": 0.001}
+
+
+def together(placed: Sequence[Seat]) -> list[list[list[Seat]]]:
+    """Return which benches are reserved as one group: all that are packed, else a role's own.
+
+    An elastic actor is a group by itself.
+    """
+    groups: dict[tuple[Placement, str], list[list[Seat]]] = {}
+    for bench in benches(placed):
+        first = bench[0]
+        role = "" if first.placement is Placement.pack else first.role
+        whose = first.name if first.elastic else role
+        groups.setdefault((first.placement, whose), []).append(bench)
     return list(groups.values())
-
-
-def weight_backend(config: RunConfig) -> str:
-    """Return the backend that `auto` stands for."""
-    backend = config.weights.backend
-    if backend is WeightBackend.auto:
-        backend = WeightBackend.nccl if config.rollout.num_gpus else WeightBackend.shm
-    return backend.value

@@ -18,9 +18,7 @@ from rlpost.cluster.packing import (
 )
 from rlpost.cluster.settings import SizedConfig
 from rlpost.schema import RunConfig
-from rlpost.seats import Seat, seats
-
-_ROLES = ("learner", "rollout", "reference", "reward")
+from rlpost.seats import ROLES, Seat, benches, seats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +38,7 @@ def allocation(config: RunConfig, cluster: SizedConfig) -> Allocation:
     Raises:
         ConfigError: an actor is larger than a node.
     """
-    placed = seats(config, _ROLES)
+    placed = seats(config, ROLES)
     nodes = first_fit(placed, cluster, num_cpus=cluster.node_cpus - cluster.head_cpus)
     num_cpus = max(whole(cpus(one)) for one in nodes)
     num_gpus = max(whole(gpus(one)) for one in nodes)
@@ -61,5 +59,6 @@ def allocation(config: RunConfig, cluster: SizedConfig) -> Allocation:
 
 def _apart(placed: Sequence[Seat]) -> int:
     """Return the most actors of a role that must each have a node of their own."""
-    strict = (seat.role for seat in placed if seat.placement is Placement.strict_spread)
+    first = (bench[0] for bench in benches(placed))
+    strict = (seat.role for seat in first if seat.placement is Placement.strict_spread)
     return max(Counter(strict).values(), default=1)

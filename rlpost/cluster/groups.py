@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import ceil
 
-from rlpost.choices import WeightBackend
 from rlpost.cluster.kuberay_settings import KuberayConfig
 from rlpost.cluster.packing import (
     check_fit,
@@ -18,10 +18,8 @@ from rlpost.cluster.packing import (
 )
 from rlpost.errors import ConfigError
 from rlpost.schema import RunConfig
-from rlpost.seats import Seat, seats
+from rlpost.seats import ROLES, Seat, benches, seats
 from rlpost.simulation.rates import PREFIX
-
-_ROLES = ("learner", "rollout", "reference", "reward")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,19 +47,17 @@ class Group:
 def worker_groups(config: RunConfig, cluster: KuberayConfig) -> list[Group]:
     """Return the groups that hold a run's actors: learner, rollout, reference with a GPU, cpu.
 
+    Engines that share GPUs with learner ranks are in the learner's.
+
     Raises:
         ConfigError: an actor is larger than a pod may be, or bounds contradict the recipe.
     """
-    if config.weights.backend is WeightBackend.ipc:
-        raise ConfigError(
-            "weights.backend=ipc shares a GPU between learner and engine, and here they are in "
-            "pods of their own: use weights.backend=auto"
-        )
-    placed = seats(config, _ROLES)
+    placed = seats(config, ROLES)
     members: dict[str, list[Seat]] = {}
     for seat in placed:
         helper = seat.role == "reward" or (seat.role == "reference" and not seat.num_gpus)
-        members.setdefault("cpu" if helper else seat.role, []).append(seat)
+        with_ranks = "learner" if seat.shares else seat.role
+        members.setdefault("cpu" if helper else with_ranks, []).append(seat)
     per_gpu = cpus_beside_a_gpu(placed)
     groups = [_group(name, found, cluster, per_gpu) for name, found in members.items()]
     check_fit(
@@ -96,11 +92,12 @@ def _group(name: str, members: Sequence[Seat], cluster: KuberayConfig, per_gpu: 
 
 
 def _packed(members: Sequence[Seat], most: int, cluster: KuberayConfig) -> list[list[Seat]]:
-    """Return each pod's actors, evenly where the actors are all alike."""
+    """Return each pod's actors, evenly where the benches are all alike."""
     pods = first_fit(members, cluster, num_cpus=cluster.node_cpus, most=most)
-    if len({(seat.num_cpus, seat.num_gpus) for seat in members}) == 1:
-        size = ceil(len(members) / len(pods))
-        pods = [list(members[i : i + size]) for i in range(0, len(members), size)]
+    units = benches(members)
+    if len({(cpus(unit), gpus(unit)) for unit in units}) == 1:
+        size = ceil(len(units) / len(pods))
+        pods = [list(chain(*units[i : i + size])) for i in range(0, len(units), size)]
     return pods
 
 

@@ -1,12 +1,13 @@
 """Actors packed into nodes, or pods: each into the first that has room."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from math import ceil
 
 from rlpost.cluster.settings import SizedConfig
 from rlpost.errors import ConfigError
 from rlpost.fitting import Node, misfits
-from rlpost.seats import Seat
+from rlpost.seats import Seat, benches
 from rlpost.simulation.rates import PREFIX
 
 _SLACK = 1e-6  # fractions of CPUs and GPUs are added up
@@ -15,42 +16,47 @@ _SLACK = 1e-6  # fractions of CPUs and GPUs are added up
 def first_fit(
     members: Sequence[Seat], cluster: SizedConfig, *, num_cpus: float, most: int | None = None
 ) -> list[list[Seat]]:
-    """Return each node's actors, where a node has so many CPUs and takes `most` actors.
+    """Return each node's actors, where a node has so many CPUs and takes `most` benches.
 
     Raises:
-        ConfigError: an actor is larger than a node.
+        ConfigError: an actor, or what must lie with it, is larger than a node.
     """
-    nodes: list[list[Seat]] = []
-    for seat in members:
-        for name, limit in (("cpus", num_cpus), ("gpus", cluster.node_gpus)):
-            asked = getattr(seat, f"num_{name}")
-            if asked > limit:
-                raise ConfigError(
-                    f"{seat.role}.num_{name}={asked:g} of one actor is more than the {limit:g} "
-                    f"that {PREFIX}node_{name} leaves to actors: lower it, or raise "
-                    f"{PREFIX}node_{name} to what a node can give"
-                )
+    nodes: list[list[list[Seat]]] = []
+    for bench in benches(members):
+        _check_size(bench, cluster, num_cpus)
         fitting = (
             node
             for node in nodes
             if (most is None or len(node) < most)
-            and cpus([*node, seat]) <= num_cpus + _SLACK
-            and gpus([*node, seat]) <= cluster.node_gpus + _SLACK
+            and cpus(chain(*node, bench)) <= num_cpus + _SLACK
+            and gpus(chain(*node, bench)) <= cluster.node_gpus + _SLACK
         )
         node = next(fitting, None)
         if node is None:
-            nodes.append([seat])
+            nodes.append([bench])
         else:
-            node.append(seat)
-    return nodes
+            node.append(bench)
+    return [[seat for bench in node for seat in bench] for node in nodes]
 
 
-def cpus(actors: Sequence[Seat]) -> float:
+def _check_size(bench: Sequence[Seat], cluster: SizedConfig, num_cpus: float) -> None:
+    for name, limit in (("cpus", num_cpus), ("gpus", cluster.node_gpus)):
+        asked = sum(getattr(seat, f"num_{name}") for seat in bench)
+        if asked > limit:
+            whose = "one actor" if len(bench) == 1 else f"{len(bench)} actors that share GPUs"
+            raise ConfigError(
+                f"{bench[0].role}.num_{name}={asked:g} of {whose} is more than the {limit:g} "
+                f"that {PREFIX}node_{name} leaves to actors: lower it, or raise "
+                f"{PREFIX}node_{name} to what a node can give"
+            )
+
+
+def cpus(actors: Iterable[Seat]) -> float:
     """Return the CPUs of some actors."""
     return sum(seat.num_cpus for seat in actors)
 
 
-def gpus(actors: Sequence[Seat]) -> float:
+def gpus(actors: Iterable[Seat]) -> float:
     """Return the GPUs of some actors."""
     return sum(seat.num_gpus for seat in actors)
 
@@ -66,8 +72,9 @@ def memory_gib(actors: Sequence[Seat], cluster: SizedConfig) -> float:
 
 
 def cpus_beside_a_gpu(placed: Sequence[Seat]) -> float:
-    """Return the CPUs that any actor with GPUs needs beside each of them."""
-    return max((seat.num_cpus / seat.num_gpus for seat in placed if seat.num_gpus), default=0.0)
+    """Return the CPUs that actors with GPUs need beside each of them, at most."""
+    with_gpus = (bench for bench in benches(placed) if gpus(bench))
+    return max((cpus(bench) / gpus(bench) for bench in with_gpus), default=0.0)
 
 
 def check_fit(placed: Sequence[Seat], nodes: Sequence[Node]) -> None:

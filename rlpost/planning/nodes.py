@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rlpost.choices import Placement
-from rlpost.seats import Seat
+from rlpost.seats import Seat, benches
 
 _SLACK = 1e-6
 
@@ -19,12 +19,12 @@ class _Node:
     actors: dict[str, int] = field(default_factory=dict)
 
     def takes(self, seats: Sequence[Seat]) -> bool:
-        """Return whether these actors, alike but for their index, may join those that are here."""
-        first, count = seats[0], len(seats)
+        """Return whether these actors, with labels and placement alike, may join the others."""
+        first = seats[0]
         here = first.role in self.actors
         return (
-            count * first.num_cpus <= self.num_cpus + _SLACK
-            and count * first.num_gpus <= self.num_gpus + _SLACK
+            sum(seat.num_cpus for seat in seats) <= self.num_cpus + _SLACK
+            and sum(seat.num_gpus for seat in seats) <= self.num_gpus + _SLACK
             and not (here and first.placement is Placement.strict_spread)
             and all(
                 self.labels.get(key, value) == value for key, value in first.node_labels.items()
@@ -32,11 +32,11 @@ class _Node:
         )
 
     def add(self, seats: Sequence[Seat]) -> None:
-        first, count = seats[0], len(seats)
-        self.num_cpus -= count * first.num_cpus
-        self.num_gpus -= count * first.num_gpus
-        self.labels |= first.node_labels
-        self.actors[first.role] = self.actors.get(first.role, 0) + count
+        for seat in seats:
+            self.num_cpus -= seat.num_cpus
+            self.num_gpus -= seat.num_gpus
+            self.actors[seat.role] = self.actors.get(seat.role, 0) + 1
+        self.labels |= seats[0].node_labels
 
 
 def fill_nodes(placed: Sequence[Seat], num_cpus: float, num_gpus: float) -> list[dict[str, int]]:
@@ -57,12 +57,12 @@ def fill_nodes(placed: Sequence[Seat], num_cpus: float, num_gpus: float) -> list
 
 
 def _inseparable(placed: Sequence[Seat]) -> list[list[Seat]]:
-    """Return the actors one by one, but those that must share a node together."""
+    """Return the actors bench by bench, but those that must share a node together."""
     found: list[list[Seat]] = []
-    for seat in placed:
-        packed = seat.placement is Placement.strict_pack
-        if packed and found and found[-1][0].role == seat.role:
-            found[-1].append(seat)
+    for bench in benches(placed):
+        packed = bench[0].placement is Placement.strict_pack
+        if packed and found and found[-1][0].role == bench[0].role:
+            found[-1] += bench
         else:
-            found.append([seat])
+            found.append(bench)
     return found

@@ -1,6 +1,6 @@
 """What a recipe will do: the numbers that `rlpost plan` prints."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any
@@ -10,9 +10,9 @@ from rlpost.planning.memory import LearnerMemory, learner_memory
 from rlpost.planning.nodes import fill_nodes
 from rlpost.planning.shape import ITEM_BYTES, PolicyShape, num_buckets, policy_shape
 from rlpost.schema import RunConfig
-from rlpost.seats import Seat, seats, weight_backend
+from rlpost.seats import ROLES, Seat, seats
+from rlpost.sharing import weight_backend
 
-ROLES = ("learner", "rollout", "reference", "reward")
 _ENGINE_RESERVE = 2 * 2**30  # about what vLLM sets aside for activations and graphs
 
 
@@ -64,6 +64,23 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """Engines on the GPUs of learner ranks: how many, and both's bytes on one of those GPUs.
+
+    A rank holds `states` beside an engine that is awake, `peak` beside one that sleeps. On a CPU
+    nothing is freed by sleeping, and `engine` is None. `more_cpus` are those that an engine asks
+    for beyond its ranks'.
+    """
+
+    engines: int
+    ranks_each: int
+    more_cpus: float
+    states: int
+    peak: int
+    engine: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
     """One publication of the weights to every rollout worker."""
 
@@ -77,13 +94,17 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a job will do; `nodes` are the actors of each node by role."""
+    """What a job will do; `nodes` are the actors of each node by role.
+
+    `actors` are those with a place of their own; those in the learner's are in `shared`.
+    """
 
     shape: PolicyShape
     batch: Batch
     learner: LearnerMemory
     engine: Engine
     transfer: Transfer
+    shared: Shared | None
     actors: Mapping[str, Mapping[str, float]]
     nodes: Sequence[Mapping[str, int]]
     machines: Machines
@@ -108,13 +129,15 @@ def make_plan(config: RunConfig, machines: Machines) -> Plan:
     shape = policy_shape(config)
     batch = _batch(config)
     placed = seats(config, ROLES)
+    learner = learner_memory(config, shape, micro_tokens=batch.micro_batch_tokens)
     plan = Plan(
         shape=shape,
         batch=batch,
-        learner=learner_memory(config, shape, micro_tokens=batch.micro_batch_tokens),
+        learner=learner,
         engine=_engine(config, shape, machines),
         transfer=_transfer(config, shape),
-        actors=_actors(placed),
+        shared=_shared(config, learner, machines, placed),
+        actors=_actors(seat for seat in placed if not seat.shares),
         nodes=fill_nodes(placed, machines.num_cpus, machines.num_gpus),
         machines=machines,
         learner_room_bytes=_learner_room(config, machines),
@@ -187,12 +210,34 @@ def _transfer(config: RunConfig, shape: PolicyShape) -> Transfer:
         num_tensors=len(sizes),
         num_buckets=num_buckets(sizes, bucket),
         bucket_bytes=bucket,
-        backend="shm" if alone else weight_backend(config),
+        backend="shm" if alone else " and ".join(_backends(config)),
         part="the adapter" if alone else "all weights",
     )
 
 
-def _actors(placed: Sequence[Seat]) -> dict[str, dict[str, float]]:
+def _backends(config: RunConfig) -> dict[str, None]:
+    """Return the transports of all workers, each once."""
+    return dict.fromkeys(weight_backend(config, n) for n in range(config.rollout.num_workers))
+
+
+def _shared(
+    config: RunConfig, learner: LearnerMemory, machines: Machines, placed: Sequence[Seat]
+) -> Shared | None:
+    sharing = [seat for seat in placed if seat.shares]
+    if not sharing:
+        return None
+    share = config.rollout.gpu_memory_utilization * machines.gpu_gib * 2**30
+    return Shared(
+        engines=len(sharing),
+        ranks_each=config.rollout.tensor_parallel_size,
+        more_cpus=sharing[0].num_cpus,
+        states=sum(learner.states.values()),
+        peak=learner.peak,
+        engine=int(share) if config.rollout.num_gpus else None,
+    )
+
+
+def _actors(placed: Iterable[Seat]) -> dict[str, dict[str, float]]:
     actors: dict[str, dict[str, float]] = {}
     for seat in placed:
         row = actors.setdefault(

@@ -9,7 +9,7 @@ def as_text(config: RunConfig, plan: Plan) -> str:
     sections = {
         "batch": _batch(config, plan),
         "learner": _learner(config, plan),
-        "engines": _engines(config, plan),
+        "engines": [*_engines(config, plan), *_shared(plan)],
         "weights": _weights(plan),
         "actors": _actors(plan),
         "warnings": [f"* {text}" for text in plan.warnings] or ["none"],
@@ -85,6 +85,22 @@ def _engines(config: RunConfig, plan: Plan) -> list[str]:
             f"{engine.slots:,} slots"
         ),
         f"a worker is asked for up to {engine.wanted:,} sequences at once",
+    ]
+
+
+def _shared(plan: Plan) -> list[str]:
+    if (shared := plan.shared) is None:
+        return []
+    whose = "a learner rank" if shared.ranks_each == 1 else f"{shared.ranks_each} learner ranks"
+    more = f", and have {shared.more_cpus:g} CPUs more" if shared.more_cpus else ""
+    if shared.engine is None:
+        return [f"{shared.engines:,} share the cores of {whose}, by turns{more}"]
+    return [
+        f"{shared.engines:,} share the GPUs of {whose}, by turns{more}; on each GPU:",
+        (
+            f"  an engine awake with {size_of(shared.engine)} beside a rank's states of "
+            f"{size_of(shared.states)}, or asleep beside a rank that holds {size_of(shared.peak)}"
+        ),
     ]
 
 

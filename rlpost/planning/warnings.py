@@ -15,6 +15,7 @@ def warnings(config: RunConfig, plan: Plan) -> Iterator[str]:
     yield from _learner(config, plan)
     yield from _host(config, plan)
     yield from _engine(config, plan)
+    yield from _shared(config, plan)
     yield from _batch(config, plan)
 
 
@@ -111,6 +112,33 @@ def _engine(config: RunConfig, plan: Plan) -> Iterator[str]:
             f"prompts_per_step={config.prompts_per_step} groups leave some of "
             f"{config.rollout.num_workers} rollout workers idle: use fewer, or more prompts"
         )
+
+
+def _shared(config: RunConfig, plan: Plan) -> Iterator[str]:
+    """Compare what lies on a shared GPU while its engine is awake with that GPU."""
+    if plan.shared is None or plan.shared.engine is None:
+        return
+    if plan.shared.ranks_each > plan.machines.num_gpus:
+        yield (
+            f"an engine shares the GPUs of {plan.shared.ranks_each} learner ranks on one node, and "
+            f"nodes have {plan.machines.num_gpus:g}: lower rollout.tensor_parallel_size"
+        )
+    states, room = plan.shared.states * _MARGIN, plan.machines.gpu_gib * 2**30
+    if states + plan.shared.engine <= room:
+        return
+    left = int(100 * (1 - states / room)) / 100
+    remedies = [f"rollout.gpu_memory_utilization={left:g}"] if left > 0 else []
+    if config.learner.zero_stage < 3 and config.learner.num_ranks > 1:
+        remedies.append(f"learner.zero_stage={3 if config.learner.zero_stage else 1}")
+    if config.learner.zero_stage and config.learner.offload_optimizer is Offload.none:
+        remedies.append("learner.offload_optimizer=cpu")
+    remedies.append("layout=disaggregated")
+    share = config.rollout.gpu_memory_utilization
+    yield (
+        f"on a shared GPU the engine takes {share:g} x {_gib(room)} = {_gib(plan.shared.engine)} "
+        f"while the learner's states stay, {_gib(states)} with a margin of 15%: together more "
+        f"than it has; use {', or '.join(remedies)}"
+    )
 
 
 def _batch(config: RunConfig, plan: Plan) -> Iterator[str]:

@@ -91,7 +91,7 @@ def test_every_lost_worker_is_named_with_its_cause_and_those_that_came_back(mixe
 
 def test_fewer_workers_than_asked_for_show_in_the_metrics(mixed):
     counts = [one["workers/rollout"] for one in mixed[2][1:]]
-    assert min(counts) == 1
+    assert min(counts) < 2
     assert mixed[2][-1]["faults/lost"] >= 5
 
 

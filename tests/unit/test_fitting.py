@@ -73,13 +73,20 @@ def test_what_cannot_fit_is_refused_with_the_arithmetic(overrides, said):
     ).startswith(said)
 
 
+ROLLOUTS = [["rollout-0"], ["rollout-1"]]
+
+
+def names(wanted):
+    """Return who is reserved with whom: groups of bundles of actors."""
+    return [[[seat.name for seat in bench] for bench in group] for group in together(wanted)]
+
+
 def test_packed_roles_are_reserved_together_and_others_by_themselves():
     wanted = placed("learner.num_ranks=2", "rollout.num_workers=2", "rollout.placement=spread")
-    assert [seat.name for seat in wanted][-1] == "reward-0"
-    assert together(wanted) == [[0, 1, 4], [2, 3]]
+    assert names(wanted) == [[["learner-0"], ["learner-1"], ["reward-0"]], ROLLOUTS]
     assert wanted[2].placement is Placement.spread
     both = placed("learner.placement=spread", "rollout.placement=spread")
-    assert together(both) == [[0], [1], [2]]
+    assert names(both) == [[["learner-0"]], [["rollout-0"]], [["reward-0"]]]
 
 
 def test_a_label_that_is_no_field_yet_is_told_how_to_add():

@@ -46,7 +46,6 @@ def test_a_wrong_setting_is_refused_with_a_remedy(words, message):
         (["run_dir=/tmp/x"], "run_dir is decided by the cluster"),
         (["resume=never"], "resume is decided by the cluster"),
         (["task.prompt_template={question}$(id)"], "put this value into a recipe"),
-        (["weights.backend=ipc"], "in pods of their own"),
     ],
 )
 def test_an_override_that_cannot_hold_is_refused(overrides, message):
