@@ -3,19 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 
 from rlpost.choices import Placement
-from rlpost.cluster.packing import (
-    check_fit,
-    cpus,
-    cpus_beside_a_gpu,
-    first_fit,
-    gpus,
-    memory_gib,
-    node,
-    whole,
-)
+from rlpost.cluster.packing import check_fit, first_fit, node, size_of
 from rlpost.cluster.settings import SizedConfig
 from rlpost.schema import RunConfig
 from rlpost.seats import ROLES, Seat, benches, seats
@@ -40,20 +30,15 @@ def allocation(config: RunConfig, cluster: SizedConfig) -> Allocation:
     """
     placed = seats(config, ROLES)
     nodes = first_fit(placed, cluster, num_cpus=cluster.node_cpus - cluster.head_cpus)
-    num_cpus = max(whole(cpus(one)) for one in nodes)
-    num_gpus = max(whole(gpus(one)) for one in nodes)
-    # Ray packs actors in an order of its own: any with GPUs must fit beside any GPU.
-    ray_cpus = max(num_cpus, whole(num_gpus * cpus_beside_a_gpu(placed)))
-    num_nodes = max(len(nodes), _apart(placed))
-    check_fit(placed, [node(f"node{n}", ray_cpus, num_gpus) for n in range(1, num_nodes + 1)])
+    size = size_of(nodes, placed, cluster)
+    names = [f"node{n}" for n in range(1, max(len(nodes), _apart(placed)) + 1)]
+    check_fit(placed, [node(name, size.ray_cpus, size.num_gpus) for name in names])
     return Allocation(
-        nodes=num_nodes,
-        num_cpus=num_cpus + cluster.head_cpus,
-        num_gpus=num_gpus,
-        ray_cpus=ray_cpus,
-        memory_gib=ceil(max(memory_gib(one, cluster) for one in nodes))
-        + cluster.head_gib
-        + cluster.shm_gib,
+        nodes=len(names),
+        num_cpus=size.num_cpus + cluster.head_cpus,
+        num_gpus=size.num_gpus,
+        ray_cpus=size.ray_cpus,
+        memory_gib=size.memory_gib + cluster.head_gib,
     )
 
 

@@ -6,16 +6,7 @@ from itertools import chain
 from math import ceil
 
 from rlpost.cluster.kuberay_settings import KuberayConfig
-from rlpost.cluster.packing import (
-    check_fit,
-    cpus,
-    cpus_beside_a_gpu,
-    first_fit,
-    gpus,
-    memory_gib,
-    node,
-    whole,
-)
+from rlpost.cluster.packing import Size, check_fit, cpus, first_fit, gpus, node, size_of
 from rlpost.errors import ConfigError
 from rlpost.schema import RunConfig
 from rlpost.seats import ROLES, Seat, benches, seats
@@ -24,19 +15,13 @@ from rlpost.simulation.rates import PREFIX
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Pods of one kind, and what each of them asks for.
-
-    `ray_cpus` is what a pod tells Ray that it has; Ray reserves these and limits nothing.
-    """
+    """Pods of one kind, how many, and what each of them asks for."""
 
     name: str
     pods: int
     min_pods: int
     max_pods: int
-    num_cpus: int
-    num_gpus: int
-    ray_cpus: int
-    memory_gib: int
+    size: Size
 
     @property
     def grows(self) -> bool:
@@ -58,12 +43,11 @@ def worker_groups(config: RunConfig, cluster: KuberayConfig) -> list[Group]:
         helper = seat.role == "reward" or (seat.role == "reference" and not seat.num_gpus)
         with_ranks = "learner" if seat.shares else seat.role
         members.setdefault("cpu" if helper else with_ranks, []).append(seat)
-    per_gpu = cpus_beside_a_gpu(placed)
-    groups = [_group(name, found, cluster, per_gpu) for name, found in members.items()]
+    groups = [_group(name, found, placed, cluster) for name, found in members.items()]
     check_fit(
         placed,
         [
-            node(f"{group.name}-{n}", group.ray_cpus, group.num_gpus, group=group.name)
+            node(f"{group.name}-{n}", group.size.ray_cpus, group.size.num_gpus, group=group.name)
             for group in groups
             for n in range(1, group.max_pods + 1)
         ],
@@ -71,23 +55,18 @@ def worker_groups(config: RunConfig, cluster: KuberayConfig) -> list[Group]:
     return groups
 
 
-def _group(name: str, members: Sequence[Seat], cluster: KuberayConfig, per_gpu: float) -> Group:
+def _group(
+    name: str, members: Sequence[Seat], placed: Sequence[Seat], cluster: KuberayConfig
+) -> Group:
     most = (name == "rollout" and cluster.rollout_per_pod) or len(members)
     pods = _packed(members, most, cluster)
-    num_cpus = max(whole(cpus(pod)) for pod in pods)
-    num_gpus = max(whole(gpus(pod)) for pod in pods)
-    memory = max(memory_gib(pod, cluster) for pod in pods)
     steady = _steady(pods, cluster)
     return Group(
         name=name,
         pods=steady,
         min_pods=steady,
         max_pods=len(pods),
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        # Ray packs by resources, not by group: an actor with GPUs must fit beside any GPU.
-        ray_cpus=max(num_cpus, whole(num_gpus * per_gpu)),
-        memory_gib=ceil(memory) + cluster.shm_gib,
+        size=size_of(pods, placed, cluster),
     )
 
 

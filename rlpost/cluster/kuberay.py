@@ -134,7 +134,10 @@ def _ray_cluster(cluster: KuberayConfig, groups: Sequence[Group]) -> Values:
 
 
 def _worker_group(cluster: KuberayConfig, group: Group, object_store: Values) -> Values:
-    start = {"num-cpus": str(group.ray_cpus), "num-gpus": str(group.num_gpus)} | object_store
+    start = {
+        "num-cpus": str(group.size.ray_cpus),
+        "num-gpus": str(group.size.num_gpus),
+    } | object_store
     pod = ray_pod(cluster, group, talks_to_kubernetes=False)
     if group.grows:
         pod["restartPolicy"] = "Never"

@@ -1,6 +1,7 @@
 """Actors packed into nodes, or pods: each into the first that has room."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from math import ceil
 
@@ -51,6 +52,32 @@ def _check_size(bench: Sequence[Seat], cluster: SizedConfig, num_cpus: float) ->
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """What nodes, or pods, that are all alike need for their actors, shared memory included.
+
+    `ray_cpus` is what each tells Ray that it has; Ray reserves these and limits nothing.
+    """
+
+    num_cpus: int
+    num_gpus: int
+    ray_cpus: int
+    memory_gib: int
+
+
+def size_of(nodes: Sequence[Sequence[Seat]], placed: Sequence[Seat], cluster: SizedConfig) -> Size:
+    """Return the size that holds the actors of any of these nodes; `placed` are all of a run."""
+    num_cpus = max(_whole(cpus(one)) for one in nodes)
+    num_gpus = max(_whole(gpus(one)) for one in nodes)
+    return Size(
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        # Ray packs actors in an order of its own: any with GPUs must fit beside any GPU.
+        ray_cpus=max(num_cpus, _whole(num_gpus * _cpus_beside_a_gpu(placed))),
+        memory_gib=ceil(max(_memory_gib(one, cluster) for one in nodes)) + cluster.shm_gib,
+    )
+
+
 def cpus(actors: Iterable[Seat]) -> float:
     """Return the CPUs of some actors."""
     return sum(seat.num_cpus for seat in actors)
@@ -61,17 +88,17 @@ def gpus(actors: Iterable[Seat]) -> float:
     return sum(seat.num_gpus for seat in actors)
 
 
-def whole(amount: float) -> int:
+def _whole(amount: float) -> int:
     """Return an amount rounded up to a whole one."""
     return ceil(amount - _SLACK)
 
 
-def memory_gib(actors: Sequence[Seat], cluster: SizedConfig) -> float:
+def _memory_gib(actors: Sequence[Seat], cluster: SizedConfig) -> float:
     """Return the memory that actors are given for their CPUs and GPUs."""
     return cpus(actors) * cluster.gib_per_cpu + gpus(actors) * cluster.gib_per_gpu
 
 
-def cpus_beside_a_gpu(placed: Sequence[Seat]) -> float:
+def _cpus_beside_a_gpu(placed: Sequence[Seat]) -> float:
     """Return the CPUs that actors with GPUs need beside each of them, at most."""
     with_gpus = (bench for bench in benches(placed) if gpus(bench))
     return max((cpus(bench) / gpus(bench) for bench in with_gpus), default=0.0)

@@ -21,9 +21,11 @@ def labels(cluster: KuberayConfig) -> Values:
 
 def ray_pod(cluster: KuberayConfig, group: Group | None, *, talks_to_kubernetes: bool) -> Values:
     """Return the template of a group's pods, or of the head's where there is no group."""
-    num_gpus = group.num_gpus if group else 0
-    amounts = {"cpu": str(group.num_cpus if group else cluster.head_cpus)}
-    amounts["memory"] = f"{group.memory_gib if group else cluster.head_gib + cluster.shm_gib}Gi"
+    num_gpus = group.size.num_gpus if group else 0
+    amounts = {"cpu": str(group.size.num_cpus if group else cluster.head_cpus)}
+    amounts["memory"] = (
+        f"{group.size.memory_gib if group else cluster.head_gib + cluster.shm_gib}Gi"
+    )
     if num_gpus:
         amounts[cluster.gpu_resource] = str(num_gpus)
     container = _container("ray-worker" if group else HEAD_CONTAINER, cluster, amounts) | {

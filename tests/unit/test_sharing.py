@@ -152,11 +152,16 @@ def test_pods_and_nodes_are_sized_for_gpus_that_count_once(recipe):
     cores = {"rollout.num_workers": 4, "learner.num_cpus": 2, "rollout.num_cpus": 3}
     colocated = recipe(COLOCATED, cores)
     group, cpu = worker_groups(colocated, KuberayConfig(**KUBERAY, node_gpus=2))
-    assert (group.name, group.pods, group.num_gpus, group.num_cpus) == ("learner", 2, 2, 6)
-    assert cpu.num_gpus == 0
+    assert (group.name, group.pods, group.size.num_gpus, group.size.num_cpus) == (
+        "learner",
+        2,
+        2,
+        6,
+    )
+    assert cpu.size.num_gpus == 0
     learner, rollout, _ = worker_groups(recipe(HYBRID), KuberayConfig(**KUBERAY))
-    assert (learner.name, learner.num_gpus) == ("learner", 4)
-    assert (rollout.name, rollout.num_gpus) == ("rollout", 2)
+    assert (learner.name, learner.size.num_gpus) == ("learner", 4)
+    assert (rollout.name, rollout.size.num_gpus) == ("rollout", 2)
     slurm = SlurmConfig(name="x", folder="/shared", node_gpus=4)
     assert allocation(colocated, slurm).nodes == 1
     assert allocation(recipe(cores), slurm).nodes == 2
