@@ -53,6 +53,13 @@ def _last_words() -> str:
     return f"{cause} (log: {path})"
 
 
+def _refusal(error: ValueError) -> str:
+    """Return what vLLM has against a recipe; pydantic, which checks for it, says much around it."""
+    said = re.search(r"Value error, (.+?)(?: \[type=|$)", str(error), re.MULTILINE)
+    rule = said.group(1).rstrip(".") if said else str(error)
+    return f"vLLM refuses this recipe: {rule}; see its fields rollout and model"
+
+
 def _versions(spans: Any) -> tuple[int, ...]:
     """Return each token's version from vLLM's own record of which weights sampled it."""
     return tuple(int(span.version) for span in spans for _ in range(span.start, span.end))
@@ -118,7 +125,10 @@ class RolloutWorker:
 
         config = self.config
         arguments = engine_arguments(config, self.index, model_folder)
-        plan = AsyncEngineArgs(**arguments).create_engine_config()
+        try:
+            plan = AsyncEngineArgs(**arguments).create_engine_config()
+        except ValueError as error:
+            raise ConfigError(_refusal(error)) from error
         if config.rollout.num_gpus == 0:
             _check_head_size(plan.model_config.get_head_size())
         self.engine = AsyncLLM.from_vllm_config(plan)

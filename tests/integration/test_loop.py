@@ -26,6 +26,10 @@ from rlpost.errors import GuardError, WeightSyncError
 REPOSITORY = Path(__file__).parents[2]
 GSM8K = REPOSITORY.parent / "shared" / "data" / "gsm8k"
 ENDING_S = 15
+HALVED = (
+    "model.scratch={num_layers: 2, hidden_size: 128, intermediate_size: 128, num_heads: 4, "
+    "num_kv_heads: 2}"
+)
 
 
 def test_every_step_is_recorded_and_its_phases_sum_to_it(run_dir, metrics):
@@ -102,9 +106,11 @@ def test_compared_runs_on_more_workers_and_sharded_ranks_give_the_same_curve(
     assert compare(comparison, configure, "rlpost compare ...") == 0
 
 
-def test_sampling_goes_on_while_the_learner_learns(ray_session, cpus, short, metrics, tmp_path):
+def test_a_tensor_parallel_engine_samples_while_the_learner_learns(
+    ray_session, cpus, short, metrics, tmp_path
+):
     ahead = ["mode=async", "max_staleness=2", "old_logprobs=behavior", "steps=5", "eval.every=0"]
-    ahead += ["oversampling=1.5", "max_replacements=3"]
+    ahead += ["oversampling=1.5", "max_replacements=3", "rollout.tensor_parallel_size=2", HALVED]
     assert programs.train(load("quickstart", [*short, *ahead, cpus, f"run_dir={tmp_path}"])) == 0
     first, *later = metrics(tmp_path)[1:]
     assert first["staleness/max"] == 0
