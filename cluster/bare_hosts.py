@@ -63,11 +63,18 @@ echo stopped
 STATUS = r"""
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN={token}
 exec {python} - <<'PROGRAM'
-import json, logging, socket
+import json, logging, socket, time
 socket.create_connection(("{host}", {port}), 10).close()  # Ray would try for minutes
 import ray
 ray.init("{host}:{port}", log_to_driver=False, logging_level=logging.ERROR)
-print("NODES", json.dumps([n for n in ray.nodes() if n["Alive"]]))
+until = time.monotonic() + {limit_s}
+while True:
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    missing = {addresses}.difference(node["NodeManagerAddress"] for node in nodes)
+    if not missing or time.monotonic() > until:
+        break
+    time.sleep(0.5)
+print("NODES", json.dumps(nodes))
 PROGRAM
 """
 
@@ -166,7 +173,7 @@ def start(asked: argparse.Namespace, hosts: Sequence[Host]) -> int:
     if _run(asked, [head], [first]) or _run(asked, others, rest):
         sys.stderr.write("bare_hosts: not all hosts started; `stop` ends those that did\n")
         return 1
-    if status(asked, hosts):
+    if _tell(asked, hosts, asked.limit_s):  # Ray says that it has started before it has joined
         return 1
     train = f"rlpost train ... ray.address={address} run_dir=FOLDER_THAT_ALL_HOSTS_SHARE"
     sys.stdout.write(f"on {head.name}, with the same token: {train}\n")
@@ -175,12 +182,19 @@ def start(asked: argparse.Namespace, hosts: Sequence[Host]) -> int:
 
 def status(asked: argparse.Namespace, hosts: Sequence[Host]) -> int:
     """Say of each host whether its Ray is a living node of the cluster."""
+    return _tell(asked, hosts, 0)
+
+
+def _tell(asked: argparse.Namespace, hosts: Sequence[Host], limit_s: int) -> int:
+    """Say of each host whether it is part of the cluster, once all are or the time is over."""
     head = hosts[0]
     script = STATUS.format(
         token=shlex.quote(token()),
         python=f"{asked.bin}/python",
         host=head.address,
         port=asked.port,
+        addresses=f"{{{', '.join(repr(host.address) for host in hosts)}}}",
+        limit_s=limit_s,
     )
     done = _on(asked, head, script)
     said = next((x for x in done.stdout.splitlines() if x.startswith("NODES ")), None)
