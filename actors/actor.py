@@ -45,17 +45,17 @@ class Actor:
         with self.progress.waiting(self.name, verb, timeout_s, advances=advances):
             return await self._answer(reference, verb, timeout_s)
 
-    async def pulse(self, timeout_s: float) -> None:
-        """Wait for a sign of life, whatever else the actor is doing.
+    async def aside(self, verb: str, *arguments: Any, timeout_s: float) -> Any:
+        """Call a method whatever else the actor is doing, and wait for its result.
 
         Raises:
             DeadlineError: none came within `timeout_s`.
             LostError: the actor died.
         """
-        method = self.handle.pulse
+        method = getattr(self.handle, verb)
         if not self.overlapping:
             method = method.options(concurrency_group=PULSE)
-        await self._answer(method.remote(), "pulse", timeout_s)
+        return await self._answer(method.remote(*arguments), verb, timeout_s)
 
     async def _answer(self, reference: Any, verb: str, timeout_s: float) -> Any:
         place = self.place

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
+from actors.driver import run
 from actors.ending import Ending
-from actors.launch import run, running
+from actors.launch import running
 from actors.placement import room
 from actors.programs import STARTING, TRAINING_ROLES
 from actors.training import train_with

@@ -12,7 +12,7 @@ from typing import Self
 
 import psutil
 
-from rlpost.errors import StoppedError
+from rlpost.errors import RlpostError, StoppedError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PR_SET_PDEATHSIG = 1
@@ -24,12 +24,13 @@ class Ending:
 
     Use: `with Ending() as ending:` around all that is to be ended. Until `cancels(...)` has told
     it how to end the run in order, there is nothing to lose, and a signal kills at once. `signal`
-    names the one that came. With `stoppable`, SIGUSR1 does not end but asks for an end:
-    `stopped` is then what to raise once a checkpoint is written.
+    names the one that came, `error` is what `fail(...)` was told. With `stoppable`, SIGUSR1 does
+    not end but asks for an end: `stopped` is then what to raise once a checkpoint is written.
     """
 
     def __init__(self, *, stoppable: bool = False) -> None:
         self.signal: str | None = None
+        self.error: RlpostError | None = None
         self.stopped: StoppedError | None = None
         self._taken = (*_SIGNALS, signal.SIGUSR1) if stoppable else _SIGNALS
         self._cancel: Callable[[], object] | None = None
@@ -55,6 +56,15 @@ class Ending:
         """From now on a signal calls `cancel`, in another thread, and kills after a while."""
         self._take_signals()  # Ray has put its own handlers there
         self._cancel = cancel
+
+    def fail(self, error: RlpostError) -> None:
+        """End the run with an error, from another thread: in order, or else by killing it."""
+        self.error = error
+        if self._cancel is not None:
+            self._cancel()
+        if not self._over.wait(_LIMIT_S):
+            sys.stderr.write(f"rlpost: {error}\n")
+            kill_all(1)
 
     def _take_signals(self) -> None:
         for number in self._taken:

@@ -42,7 +42,7 @@ class Heartbeat:
                 return
             asked_s = time.monotonic()
             try:
-                await actor.pulse(limit_s)
+                await actor.aside("pulse", timeout_s=limit_s)
             except DeadlineError:
                 if time.monotonic() - asked_s > 1.5 * limit_s:
                     continue  # the driver was held up itself, and may have missed the answer

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,12 @@ from typing import Any
 from actors.actor import Actor
 from actors.alarm import Alarm
 from actors.crew import Care, Crew
-from actors.ending import Ending
 from actors.handles import ReferenceHandle, RewardPool, RolloutPool
 from actors.heartbeat import Heartbeat
 from actors.learner_group import LearnerGroup
 from actors.memory import resident_gib
 from actors.placement import leaving_nodes, reserve
 from actors.processes import OVERLAPPING, start_process
-from actors.runtime import ray_runtime
 from actors.turns import Turns, gpus_of
 from rlpost.errors import ActorError, LostError
 from rlpost.incidents import Incidents
@@ -57,6 +55,7 @@ class Cast:
         self.actors = [self._create(seat, position) for position, seat in enumerate(self.seats)]
         self._crews: dict[str, Crew] = {}
         self._learners: LearnerGroup | None = None
+        self._in_vain = 0  # learner groups in a row that trained nothing
         self._pool: RolloutPool | None = None
         self._draining: asyncio.Future[None] | None = None
 
@@ -98,6 +97,8 @@ class Cast:
         if self._learners is None:
             learner = self.config.learner
             group = LearnerGroup(self._of("learner"), learner.timeout_s, self.turns.learner)
+            loop = asyncio.get_running_loop()
+            self.witnesses["Learner hosts"] = lambda: group.reach.section(loop)
             await group.connect(learner.start_timeout_s)
             self._learners = group
             for actor in group.actors:
@@ -105,8 +106,20 @@ class Cast:
                 self.heartbeat.watch(actor, lambda *lost: self.alarm.ring(LostError(lost[-1])))
         return self._learners
 
-    async def renew_learners(self) -> None:
-        """Put new processes in the place of all learner ranks."""
+    async def renew_learners(self, loss: LostError) -> None:
+        """Put new processes in the place of all learner ranks.
+
+        Raises:
+            ActorError: too many groups in a row were lost before they had trained a step.
+        """
+        fruitful = self._learners is not None and self._learners.num_updates
+        self._in_vain = 0 if fruitful else self._in_vain + 1
+        if self._in_vain >= (most := self.config.supervision.attempts):
+            raise ActorError(
+                f"{most} groups of learner ranks in a row (supervision.attempts) were lost before "
+                f"they had trained a step; the last: {loss}. Mend the cause and continue with "
+                "resume=auto"
+            )
         self._learners = None
         if self._pool is not None:
             self._pool.crew.on_arrival = None  # newcomers wait for the new group
@@ -256,25 +269,3 @@ async def running(config: RunConfig, roles: tuple[str, ...]) -> AsyncGenerator[C
         yield cast
     finally:
         await asyncio.shield(cast.close())
-
-
-def run(config: RunConfig, ending: Ending, program: Callable[[], Awaitable[None]]) -> int:
-    """Run an async program on Ray; a signal cancels it and ends all actors.
-
-    Returns the exit code: 0, or 130 after a signal.
-    """
-    with ray_runtime(config.ray):
-        return asyncio.run(_until(ending, program))
-
-
-async def _until(ending: Ending, program: Callable[[], Awaitable[None]]) -> int:
-    task = asyncio.ensure_future(program())
-    loop = asyncio.get_running_loop()
-    ending.cancels(lambda: loop.call_soon_threadsafe(task.cancel))
-    try:
-        await task
-    except asyncio.CancelledError:
-        if ending.signal is None:
-            raise
-        return 130
-    return 0

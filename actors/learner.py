@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actors.network import limit_waiting, use_interface
+from actors.doors import Address, Door, closed
+from actors.network import address_of, interface_of, limit_waiting, use_interface
 from actors.policy_source import Part, PolicySource
 from actors.publish import Receiver
 from actors.snapshot import Snapshots, restore
@@ -38,10 +39,10 @@ log = logging.getLogger(__name__)
 class LearnerRank:
     """Holds its part of the policy and of the optimiser.
 
-    Use, on every rank alike: `connect(...)` once; `load(folder, phase)` for each phase; then
-    `update(batch, step)`, and `attach(receivers)` followed by `publish(version)` where rollout
-    workers listen. `snapshot(url)`, then `written()`, and `export` write to disk; `restore(url)`
-    after `load` continues from a snapshot.
+    Use, on every rank alike: `open_door()` and `connect(...)` once; `load(folder, phase)` for each
+    phase; then `update(batch, step)`, and `attach(receivers)` followed by `publish(version)` where
+    rollout workers listen. `snapshot(url)`, then `written()`, and `export` write to disk;
+    `restore(url)` after `load` continues from a snapshot.
     """
 
     def __init__(self, config: RunConfig, rank: int) -> None:
@@ -57,8 +58,24 @@ class LearnerRank:
         self.policy: Any = None
         self.phase: Phase | None = None
         self.ways: Ways | None = None
+        self.door: Door | None = None
         self.meeting: socket.socket | None = None
         self.snapshots = Snapshots()
+
+    def open_door(self) -> Address:
+        """Choose the interface of the collectives, and let peers try to reach this rank by it."""
+        import ray
+
+        node = ray.util.get_node_ip_address()
+        use_interface(self.config.ray.interface, node)
+        chosen = self.config.ray.interface
+        host = address_of(chosen) if chosen else node
+        self.door = Door(host or node, chosen or interface_of(node))
+        return self.door.address
+
+    def closed(self, doors: Sequence[Address]) -> list[tuple[Address, str]]:
+        """Return which peers cannot be reached from here, and why."""
+        return closed(doors)
 
     def address(self) -> tuple[str, int]:
         """Return where the group will meet: this rank's address and a port held there."""
@@ -81,12 +98,10 @@ class LearnerRank:
         )
         torch.set_num_threads(learner.num_threads)
         import deepspeed
-        import ray
 
         if not learner.num_gpus:
             # Its reduction through shared memory would be compiled here, for minutes; gloo serves.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        use_interface(self.config.ray.interface, ray.util.get_node_ip_address())
         limit_waiting(learner.collective_timeout_s)
         backend = "nccl" if learner.num_gpus else "gloo"
         # Left to itself, torch's store would listen on every interface of the machine.

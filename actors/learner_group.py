@@ -10,6 +10,7 @@ from ray.exceptions import RayActorError
 
 from actors.actor import Actor
 from actors.handles import RolloutPool
+from actors.reach import Reach
 from rlpost.batching import RankBatch
 from rlpost.errors import DeadlineError, LostError
 from rlpost.learning import Phase
@@ -17,7 +18,7 @@ from rlpost.manifest import FileEntry
 from rlpost.metrics import Metrics, merged
 
 _POLL_S = 0.1  # between questions to a rank that writes in the background
-_NEWS_OF_A_DEATH_S = 3.0  # Ray may tell of it later than the ranks that lost their peer
+_NEWS_OF_A_DEATH_S = 10.0  # Ray may tell of it later than the ranks that lost their peer
 
 
 class LearnerGroup:
@@ -32,12 +33,23 @@ class LearnerGroup:
         self.actors = list(actors)
         self.num_ranks = len(self.actors)
         self.timeout_s = timeout_s
+        self.reach = Reach([], [])
+        self.num_updates = 0
         self._turn = turn
         self._pool: RolloutPool | None = None
         self._version: int | None = None  # published, and not trained on since
 
     async def connect(self, timeout_s: float) -> None:
-        """Let the ranks find each other, at an address on the first rank's node."""
+        """Let the ranks find each other, at an address on the first rank's node.
+
+        Raises:
+            ActorError: some hosts do not reach each other.
+        """
+        doors = await self._each("open_door", timeout_s=timeout_s)
+        self.reach = Reach(self.actors, doors)
+        waiting = self.actors[0].progress.waiting
+        with waiting("the hosts of the learner ranks", "reach each other", timeout_s):
+            await self.reach.wait(timeout_s)
         [(address, port)] = await _together([self.actors[0].call("address", timeout_s=timeout_s)])
         await self._all("connect", address, port, timeout_s=timeout_s)
 
@@ -68,7 +80,9 @@ class LearnerGroup:
                 actor.call("update", batch, step, timeout_s=self.timeout_s)
                 for actor, batch in zip(self.actors, batches, strict=True)
             )
-            return merged([asleep, *await _together(calls)])
+            metrics = merged([asleep, *await self._explained(calls)])
+            self.num_updates += 1
+            return metrics
 
     async def _alone(self) -> Metrics:
         """Have engines that share the ranks' GPUs sleep; return how many do, and in what time."""
@@ -143,9 +157,19 @@ class LearnerGroup:
 
     async def _each(self, verb: str, *arguments: Any, timeout_s: float | None = None) -> list[Any]:
         limit_s = timeout_s or self.timeout_s
-        return await _together(
+        return await self._explained(
             actor.call(verb, *arguments, timeout_s=limit_s) for actor in self.actors
         )
+
+    async def _explained(self, calls: Iterable[Awaitable[Any]]) -> list[Any]:
+        """Await one call of each rank; where they failed for want of a link, say which."""
+        try:
+            return await _together(calls)
+        except LostError as error:
+            dead = isinstance(error.__cause__, RayActorError)
+            if dead or not (broken := await self.reach.broken()):
+                raise
+            raise LostError(f"{error}; {broken}") from error
 
 
 async def _together(calls: Iterable[Awaitable[Any]]) -> list[Any]:

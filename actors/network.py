@@ -1,6 +1,7 @@
 """How gloo and NCCL go through the network: by which interface, and how long they wait."""
 
 import os
+import socket
 from datetime import timedelta
 
 import psutil
@@ -33,6 +34,14 @@ def limit_waiting(timeout_s: float) -> None:
     """
     limit = timedelta(seconds=timeout_s)
     distributed_c10d.default_pg_timeout = distributed_c10d.default_pg_nccl_timeout = limit
+
+
+def address_of(interface: str) -> str | None:
+    """Return this host's address on an interface; None where it has none, or there is no such."""
+    for one in psutil.net_if_addrs().get(interface, []):
+        if one.family in (socket.AF_INET, socket.AF_INET6):
+            return one.address
+    return None
 
 
 def interface_of(address: str) -> str | None:

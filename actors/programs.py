@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from actors.driver import run
 from actors.ending import Ending
-from actors.launch import Cast, run, running
+from actors.launch import Cast, running
 from actors.training import prepare_policy, train_with
 from actors.watching import watched
 from actors.workshop import Workshop, as_yaml

@@ -56,7 +56,7 @@ async def train_with(
                 cast.incidents.note("learner", str(loss))
                 start = _start_again(config, loss)
                 view.message(f"{loss}: all learner ranks go on after step {start.step}")
-                await cast.renew_learners()
+                await cast.renew_learners(loss)
 
 
 def _start_again(config: RunConfig, loss: LostError) -> Start:

@@ -198,7 +198,7 @@ class LearnerConfig:
     offload_optimizer: Offload = Offload.none
     offload_parameters: Offload = Offload.none
     start_timeout_s: float = 900.0
-    collective_timeout_s: float = 1800.0  # how long ranks wait for one another, by gloo or NCCL
+    collective_timeout_s: float = 600.0  # how long ranks wait for one another, by gloo or NCCL
     timeout_s: float = 3600.0  # one step
 
 
@@ -318,7 +318,7 @@ class SupervisionConfig:
 
     max_restarts: int = 10  # of all actors together within `window_s`; one more ends the run
     window_s: float = 3600.0
-    attempts: int = 3  # of one request, each on another actor
+    attempts: int = 3  # of one request on other actors, or of learner groups at a first step
     heartbeat_s: float = 10.0  # between questions for a sign of life
     heartbeat_timeout_s: float = 120.0  # without one an actor is killed
 

@@ -16,8 +16,14 @@ from hosts import Host, hosts, unavailable
 REPOSITORY = Path(__file__).parents[2]
 START = [sys.executable, str(REPOSITORY / "cluster" / "bare_hosts.py")]
 TOKEN = "0123456789abcdef0123456789abcdef"
-HEALTH = {"initial_delay_ms": 1000, "period_ms": 1000, "timeout_ms": 2000, "failure_threshold": 5}
-"""A host that is silent is given up after some 5 x (1 + 2) s; Ray's own limits are longer."""
+SOON = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "5",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
+}
+"""A host that is silent is given up after some 5 x (1 + 2) s, a head that is gone after 15 s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +48,8 @@ class Cluster:
         """Run `bare_hosts.py` on the hosts, by `ip netns exec` in place of ssh."""
         words = ["--hosts", str(self.folder / "hosts.txt"), "--via", str(self.folder / "via")]
         words += ["--folder", f"{self.folder}/{{name}}"]
-        for name, value in HEALTH.items():
-            words += ["--env", f"RAY_health_check_{name}={value}"]
+        for name, value in SOON.items():
+            words += ["--env", f"{name}={value}"]
         return subprocess.run(
             [*START, command, *words],
             env=self.environment,
@@ -108,7 +114,7 @@ def cluster(environment: dict[str, str]) -> Iterator[Cluster]:
                 hosts=found,
                 folder=folder,
                 hidden=folder / "hidden",
-                environment=environment | {"RAY_AUTH_TOKEN": TOKEN},
+                environment=environment | SOON | {"RAY_AUTH_TOKEN": TOKEN},
             )
             describe(cluster)
             started = cluster.manage("start")
@@ -120,11 +126,10 @@ def cluster(environment: dict[str, str]) -> Iterator[Cluster]:
 
 def describe(cluster: Cluster) -> None:
     """Write the hosts file, and the command that stands for ssh."""
-    pools = ("sample", "train", "train,last=yes")
+    labels = ("pool=sample,pair=yes", "pool=train,pair=yes", "pool=train,last=yes")
     lines = [
-        f"{host.name} {host.address} --num-cpus 3 --object-store-memory 200000000 "
-        f"--labels pool={pool}\n"
-        for host, pool in zip(cluster.hosts, pools, strict=True)
+        f"{host.name} {host.address} --num-cpus 3 --object-store-memory 200000000 --labels {had}\n"
+        for host, had in zip(cluster.hosts, labels, strict=True)
     ]
     (cluster.folder / "hosts.txt").write_text("".join(lines))
     cluster.hidden.mkdir()

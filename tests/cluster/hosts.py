@@ -6,7 +6,7 @@ Nothing of it lies in the machine's own network, so whatever happens it goes wit
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -36,6 +36,14 @@ class Host:
                 found.append(psutil.Process(int(word)))
         return found
 
+    def commands(self) -> dict[psutil.Process, str]:
+        """Return what runs on this host, with the names that the processes give themselves."""
+        found = {}
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                found[process] = " ".join(process.cmdline())
+        return found
+
     def cut(self) -> None:
         """Take the link down at the switch: to the host the network is there, and silent."""
         ip("-n", self.switch, "link", "set", self.name, "down")
@@ -51,6 +59,20 @@ class Host:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
             psutil.wait_procs(found, timeout=_ENDING_S)
+
+
+@contextmanager
+def parted(*hosts: Host) -> Iterator[None]:
+    """Keep these hosts from each other in the block; all others reach them as before."""
+    _isolate(hosts, "on")
+    yield
+    _isolate(hosts, "off")
+
+
+def _isolate(hosts: Sequence[Host], how: str) -> None:
+    for host in hosts:
+        port = ["link", "set", "dev", host.name, "type", "bridge_slave", "isolated", how]
+        ip("-n", host.switch, *port)
 
 
 def ip(*words: str) -> str:

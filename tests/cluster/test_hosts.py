@@ -2,9 +2,11 @@
 
 import re
 import subprocess
+import threading
 
 import psutil
 import pytest
+from hosts import parted
 from safetensors.torch import load_file
 
 LIMIT_S = 300
@@ -22,12 +24,17 @@ def finish(process, limit_s=LIMIT_S):
 
 
 def wait_for(process, text):
-    """Read what a command says until it is this."""
+    """Read what a command says until it is this, and return it all."""
     heard = []
-    for line in process.stdout:
-        heard.append(line)
-        if text in line:
-            return
+    impatience = threading.Timer(LIMIT_S, process.kill)
+    impatience.start()
+    try:
+        for line in process.stdout:
+            heard.append(line)
+            if text in line:
+                return "".join(heard)
+    finally:
+        impatience.cancel()
     pytest.fail(f"it ended with {process.wait()} and never said {text!r}:\n{''.join(heard[-30:])}")
 
 
@@ -101,33 +108,59 @@ def test_a_silent_host_ends_the_run_by_name_and_can_come_back(cluster, recipe):
 
 @pytest.fixture(scope="module")
 def broken(cluster, recipe):
-    """The directory of a run on three hosts that lost one, and went on with the two others."""
+    """The directory of a run on three hosts: two did not reach each other, then one was killed."""
     place = [f"run_dir={cluster.folder}/broken", f"steps={NUM_STEPS}", "checkpoint.every=1"]
     where = ["learner.placement=spread", "+learner.node_labels.pool=train"]
     where += ["+rollout.node_labels.pool=sample", "+reward.node_labels.pool=sample"]
-    run = cluster.rlpost("train", *recipe, *place, *where)
+    run = cluster.rlpost("train", *recipe, *place, *where, "learner.collective_timeout_s=15")
     wait_for(run, f"step  2/{NUM_STEPS}")
+    with parted(*cluster.hosts[1:]):
+        told = wait_for(run, "waiting for at most")
+    told += wait_for(run, f"step  9/{NUM_STEPS}")
     cluster.hosts[2].kill()
     code, said = finish(run)
     assert code == 0, said[-3000:]
     lost = r"learner-\d on node 10\.77\.0\.3 died during .*: all learner ranks go on after step \d+"
     assert re.search(lost, said), said[-3000:]
-    return cluster.folder / "broken"
+    return cluster.folder / "broken", told
 
 
-def test_three_hosts_and_then_two_train_as_one_does(broken, alone, metrics):
-    run, folder = alone
-    assert run.wait(timeout=LIMIT_S) == 0, (folder / "said.txt").read_text()
-    several, one = metrics(broken), metrics(folder / "run")
-    assert len(one) == NUM_STEPS + 1
-    for line, expected in zip(several, one, strict=True):
+def test_hosts_that_do_not_reach_each_other_are_named_and_waited_for(broken):
+    said = broken[1]
+    blocked = r"learner-\d \(10\.77\.0\.[23], interface eth0\) does not reach learner-\d "
+    failed = rf"learner-\d on node \S+ failed in \w+: .*; {blocked}\(10\.77\.0\.[23], port \d+\): "
+    assert re.search(failed, said, re.DOTALL), said[-3000:]
+    assert re.search(rf"waiting for at most 900 s: {blocked}", said), said[-3000:]
+    assert "mend the link or the firewall between them" in said
+
+
+def compare(several, one):
+    """Hold the metrics of a run on several hosts to those of a run on one, as far as they go."""
+    for line, expected in zip(several, one, strict=False):
         assert line == pytest.approx(expected, rel=1e-4, abs=1e-6)
-    assert all(line["policy/grad_norm"] > 0 for line in one[1:])
-    runs = (broken, folder / "run")
+    assert all(line["policy/grad_norm"] > 0 for line in several[1:])
+
+
+def compare_weights(*runs):
+    """Hold the exported weights of a run to those of another."""
     weights, expected = (load_file(run / "export" / "model.safetensors") for run in runs)
     assert weights.keys() == expected.keys()
     for name, tensor in weights.items():
         assert (tensor - expected[name]).abs().max() < 1e-5, name
+
+
+@pytest.fixture(scope="module")
+def one(alone):
+    """The directory of the run on one host, once it has ended."""
+    run, folder = alone
+    assert run.wait(timeout=LIMIT_S) == 0, (folder / "said.txt").read_text()
+    return folder / "run"
+
+
+def test_three_hosts_and_then_two_train_as_one_does(broken, one, metrics):
+    assert len(metrics(broken[0])) == len(metrics(one)) == NUM_STEPS + 1
+    compare(metrics(broken[0]), metrics(one))
+    compare_weights(broken[0], one)
 
 
 def test_a_wrong_or_a_missing_token_neither_joins_nor_runs(cluster, recipe, strangers):
@@ -141,3 +174,41 @@ def test_a_wrong_or_a_missing_token_neither_joins_nor_runs(cluster, recipe, stra
         assert "InvalidAuthToken" in said, said
     nodes = cluster.manage("status").stdout
     assert nodes.count("alive") == 2
+
+
+def test_a_lost_head_ends_everything_and_a_new_one_goes_on(cluster, recipe, one, metrics):
+    """A run on two hosts trains as one on one does, ends with the first, and is continued."""
+    head, other = cluster.hosts[:2]
+    folder = cluster.folder / "two"
+    begun = [*recipe, f"run_dir={folder}", f"steps={NUM_STEPS}", "checkpoint.every=1"]
+    begun += ["learner.placement=strict_spread", "+learner.node_labels.pair=yes"]
+    begun += ["+rollout.node_labels.pair=yes", "+rollout.node_labels.pool=train"]
+    lonely = [*recipe, *WARM, "learner.num_ranks=1", f"run_dir={cluster.folder}/lonely"]
+    lonely += ["+learner.node_labels.pair=yes"]
+    elsewhere = cluster.rlpost("warmstart", *lonely, host=1)
+    run = cluster.rlpost("train", *begun)
+    wait_for(elsewhere, "warm start 50/")
+    wait_for(run, f"step 10/{NUM_STEPS}")
+    there = other.commands()
+    agents = {process for process, command in there.items() if "Agent" in command}
+    assert any("VLLM" in command for command in there.values())
+    head.kill()
+    run.communicate(timeout=LIMIT_S)
+    code, said = finish(elsewhere, LOSS_S)
+    assert code == 1
+    assert "Ray's head 10.77.0.1:6379 cannot be reached: " in said
+    assert re.search(r"Ray's head 10\.77\.0\.1:6379 could not be reached for \d+ s", said)
+    assert "the same command with resume=auto" in said
+    # Ray's agents take their time to see that their raylet is gone.
+    assert not psutil.wait_procs(there.keys() - agents, timeout=LOSS_S)[1]
+    assert not set(other.processes()) - agents
+
+    compare(so_far := metrics(folder), metrics(one))
+    assert len(so_far) > 10
+    started = cluster.manage("start")
+    assert started.returncode == 0, started.stdout + started.stderr
+    code, said = finish(cluster.rlpost("train", *begun, "resume=auto", host=1))
+    assert code == 0, said[-3000:]
+    assert len(metrics(folder)) == NUM_STEPS + 1
+    compare(metrics(folder), metrics(one))
+    compare_weights(folder, one)

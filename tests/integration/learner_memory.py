@@ -79,6 +79,7 @@ def main(overrides):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    rank.open_door()
     rank.connect("127.0.0.1", port)
     with tempfile.TemporaryDirectory() as folder:
         updates(rank, tiny, Path(folder) / "tiny")

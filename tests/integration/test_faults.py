@@ -117,6 +117,18 @@ def test_a_killed_learner_goes_on_from_the_last_checkpoint_with_the_same_bits(
     assert all("learner-0 on node" in cause for cause in causes)
 
 
+def test_learner_ranks_that_die_before_they_have_trained_end_the_run(
+    short, cpus, ray_session, tmp_path
+):
+    words = [*short, *EVERY, "warmstart.steps=0", cpus, f"run_dir={tmp_path}"]
+    config = load("quickstart", [*words, "objective=custom", "objective.path=lethal:vanish"])
+    config = replace(config, supervision=replace(config.supervision, attempts=2))
+    in_vain = r"^2 groups of learner ranks in a row .*the last: learner-0 on node .* died during"
+    with pytest.raises(ActorError, match=in_vain):
+        asyncio.run(train(config, []))
+    assert [one["actor"] for one in told(tmp_path / INCIDENTS)] == ["learner", "learner"]
+
+
 def test_a_run_that_loses_more_than_it_may_stops_with_the_history(
     short, cpus, ray_session, tmp_path
 ):

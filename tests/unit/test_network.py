@@ -10,7 +10,7 @@ import torch
 from torch import distributed
 from torch.distributed import distributed_c10d
 
-from actors.network import interface_of, limit_waiting, use_interface
+from actors.network import address_of, interface_of, limit_waiting, use_interface
 
 
 @pytest.fixture
@@ -27,6 +27,11 @@ def test_an_address_is_found_on_its_interface():
             if one.family == socket.AF_INET:
                 assert interface_of(one.address) == name
     assert interface_of("192.0.2.1") is None
+
+
+def test_an_interface_has_the_address_that_it_is_found_by():
+    assert interface_of(address_of("lo")) == "lo"
+    assert address_of("nowhere7") is None
 
 
 def test_the_nodes_interface_is_used_but_for_what_a_user_says(variables, monkeypatch):
