@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actors.failures import told
 from rlpost.errors import DeadlineError
-from rlpost.progress import Progress
+from rlpost.stalls.progress import Progress
 
 _QUESTIONS = ("written", "__ray_call__")  # an answer to these is no progress of the run
 PULSE = "pulse"  # the concurrency group of actors that do one thing at a time

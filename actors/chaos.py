@@ -19,8 +19,8 @@ from actors.programs import TRAINING_ROLES, on_ray
 from actors.training import train_with
 from actors.workshop import Workshop, as_yaml
 from rlpost.chaos import ChaosPlan, Fault, allowing, audit, plan_faults
-from rlpost.console import Console, View
-from rlpost.resuming import find_start
+from rlpost.checkpoints.resuming import find_start
+from rlpost.reporting.console import Console, View
 from rlpost.schema import RunConfig
 
 FILE = "chaos.jsonl"

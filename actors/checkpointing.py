@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from rlpost.checkpoint import CheckpointStore, Writing, files_under
+from rlpost.checkpoints.manifest import FileEntry, Manifest, entries, library_versions
+from rlpost.checkpoints.resuming import DRIVER, driver_files, store_of
+from rlpost.checkpoints.store import CheckpointStore, Writing, files_under
 from rlpost.choices import Best
 from rlpost.errors import CheckpointError, DeadlineError
-from rlpost.manifest import FileEntry, Manifest, entries, library_versions
-from rlpost.progress import Progress
-from rlpost.resuming import DRIVER, driver_files, store_of
 from rlpost.roles import Learner
 from rlpost.schema import RunConfig
+from rlpost.stalls.progress import Progress
 
 log = logging.getLogger(__name__)
 

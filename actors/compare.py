@@ -14,12 +14,12 @@ from actors.placement import room
 from actors.programs import STARTING, TRAINING_ROLES
 from actors.training import train_with
 from actors.workshop import Workshop, as_yaml
-from rlpost.comparison import Comparison, finished
-from rlpost.comparison_page import write_page
-from rlpost.console import Board
 from rlpost.errors import ConfigError
+from rlpost.placing.seats import seats
+from rlpost.reporting.comparison import Comparison, finished
+from rlpost.reporting.comparison_page import write_page
+from rlpost.reporting.console import Board
 from rlpost.schema import RunConfig
-from rlpost.seats import seats
 
 log = logging.getLogger(__name__)
 

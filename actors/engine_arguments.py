@@ -6,8 +6,8 @@ from vllm.config.weight_transfer import WeightTransferConfig
 
 from actors.intake import adapter_arguments
 from actors.weights import engine_name
+from rlpost.placing.sharing import shared_ranks, weight_backend
 from rlpost.schema import RunConfig
-from rlpost.sharing import shared_ranks, weight_backend
 
 
 def engine_arguments(config: RunConfig, worker: int, model_folder: str) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from actors.processes import OVERLAPPING, start_process
 from actors.turns import Turns, gpus_of
 from rlpost.errors import ActorError, LostError
 from rlpost.incidents import Incidents
-from rlpost.progress import Progress
+from rlpost.placing.seats import Seat, seats
+from rlpost.placing.sharing import num_sharing
 from rlpost.schema import RunConfig
-from rlpost.seats import Seat, seats
-from rlpost.sharing import num_sharing
-from rlpost.stall import Witness
+from rlpost.stalls.progress import Progress
+from rlpost.stalls.stall import Witness
 
 log = logging.getLogger(__name__)
 

@@ -21,17 +21,17 @@ from actors.publish import Receiver
 from actors.snapshot import Snapshots, restore
 from actors.ways import Ways
 from rlpost.batching import MicroBatch, RankBatch
+from rlpost.checkpoints.manifest import FileEntry
 from rlpost.choices import Offload, OldLogprobs
 from rlpost.guards.finite import FiniteWatch, check_norm
 from rlpost.learning import Phase, TokenPolicy, first_ratio, mismatch_metrics, policy_loss
-from rlpost.manifest import FileEntry
 from rlpost.metrics import Metrics
 from rlpost.models import load_policy, load_tokenizer, save_policy
 from rlpost.objectives import build_from
 from rlpost.paths import check_seen
+from rlpost.placing.sharing import num_sharing
 from rlpost.schema import LearnerConfig, RunConfig
-from rlpost.sharing import num_sharing
-from rlpost.stack_signal import answer_signal
+from rlpost.stalls.stack_signal import answer_signal
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from actors.actor import Actor
 from actors.handles import RolloutPool
 from actors.reach import Reach
 from rlpost.batching import RankBatch
+from rlpost.checkpoints.manifest import FileEntry
 from rlpost.errors import DeadlineError, LostError
 from rlpost.learning import Phase
-from rlpost.manifest import FileEntry
 from rlpost.metrics import Metrics, merged
 
 _POLL_S = 0.1  # between questions to a rank that writes in the background

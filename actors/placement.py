@@ -13,8 +13,8 @@ from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlpost.errors import ResourceError
-from rlpost.fitting import Node, misfits, terms
-from rlpost.seats import Seat, benches, bundle, together
+from rlpost.placing.fitting import Node, misfits, terms
+from rlpost.placing.seats import Seat, benches, bundle, together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,9 @@ from actors.placement import Place
 from actors.reference import ReferencePolicy
 from actors.reward import RewardWorker
 from actors.rollout import RolloutWorker
+from rlpost.placing.seats import Seat
+from rlpost.placing.sharing import num_sharing
 from rlpost.schema import RunConfig
-from rlpost.seats import Seat
-from rlpost.sharing import num_sharing
 
 _COMMON = {
     "TOKENIZERS_PARALLELISM": "false",

@@ -16,11 +16,11 @@ from actors.training import prepare_policy, train_with
 from actors.watching import watched
 from actors.workshop import Workshop, as_yaml
 from rlpost.atomic import atomic_folder
+from rlpost.checkpoints.resuming import Start, complete_export, find_start, newest_of
 from rlpost.config import recipe_name
-from rlpost.console import Console, View
 from rlpost.errors import ConfigError
 from rlpost.learning import training_phase
-from rlpost.resuming import Start, complete_export, find_start, newest_of
+from rlpost.reporting.console import Console, View
 from rlpost.schema import RunConfig
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 from actors.actor import Actor
 from actors.doors import Address
 from rlpost.errors import ActorError, LostError
-from rlpost.stall import Section
+from rlpost.stalls.stall import Section
 
 log = logging.getLogger(__name__)
 

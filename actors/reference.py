@@ -10,7 +10,7 @@ from rlpost.learning import TokenPolicy
 from rlpost.models import load_policy
 from rlpost.paths import check_seen
 from rlpost.schema import RunConfig
-from rlpost.stack_signal import answer_signal
+from rlpost.stalls.stack_signal import answer_signal
 from rlpost.types import Trajectory
 
 

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Sequence
 
 from rlpost.schema import RunConfig
-from rlpost.stack_signal import answer_signal
-from rlpost.stacks import tasks
+from rlpost.stalls.stack_signal import answer_signal
+from rlpost.stalls.stacks import tasks
 from rlpost.tasks.verification import VerifierPool
 from rlpost.types import Prompt, Trajectory, Verdict
 

@@ -19,10 +19,10 @@ from actors.slumber import Slumber
 from rlpost.errors import ActorError, ConfigError, DeadlineError, LostError
 from rlpost.models import load_tokenizer
 from rlpost.paths import check_seen
+from rlpost.placing.sharing import shared_ranks
 from rlpost.schema import RunConfig
-from rlpost.sharing import shared_ranks
-from rlpost.stack_signal import answer_signal
-from rlpost.stacks import tasks
+from rlpost.stalls.stack_signal import answer_signal
+from rlpost.stalls.stacks import tasks
 from rlpost.types import Group, Prompt, Sampling, Trajectory
 
 log = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlpost.checkpoint import files_under, local_copy
+from rlpost.checkpoints.manifest import FileEntry, entries
+from rlpost.checkpoints.randomness import rng_state, set_rng_state
+from rlpost.checkpoints.store import files_under, local_copy
 from rlpost.errors import CheckpointError
-from rlpost.manifest import FileEntry, entries
-from rlpost.randomness import rng_state, set_rng_state
 
 LEARNER = "learner"
 _TAG = "deepspeed"

@@ -14,16 +14,16 @@ from actors.learner_group import LearnerGroup
 from actors.watching import watched
 from actors.workshop import Recording, Workshop, as_yaml, asdict_plain
 from rlpost.batching import BatchPlan, Sample, build_batches
-from rlpost.console import View
+from rlpost.checkpoints.resuming import ANEW, Start, find_start, store_of
 from rlpost.controller import Controller, Parts
 from rlpost.errors import LostError, ResourceError
 from rlpost.guards import Guards
 from rlpost.learning import training_phase, warmstart_phase
-from rlpost.resuming import ANEW, Start, find_start, store_of
+from rlpost.reporting.console import View
+from rlpost.reporting.tracking import build_tracker
 from rlpost.schema import RunConfig
-from rlpost.stall import queues
+from rlpost.stalls.stall import queues
 from rlpost.tasks.interface import Renderer
-from rlpost.tracking import build_tracker
 from rlpost.types import Prompt, Trajectory
 
 

@@ -9,7 +9,7 @@ import ray
 
 from actors.actor import Actor
 from rlpost.errors import DeadlineError
-from rlpost.progress import Progress
+from rlpost.stalls.progress import Progress
 
 
 class Turns:

@@ -10,12 +10,12 @@ from pathlib import Path
 from actors.ending import kill_all
 from actors.launch import Cast
 from actors.witnesses import witnesses
-from rlpost import stall
 from rlpost.choices import OnStall
-from rlpost.console import View
 from rlpost.errors import RlpostError, StallError
+from rlpost.reporting.console import View
 from rlpost.schema import RunConfig
-from rlpost.watchdog import Stall, Watchdog
+from rlpost.stalls import stall
+from rlpost.stalls.watchdog import Stall, Watchdog
 
 Restart = Callable[[str], Awaitable[None]]
 _NOTICE_S = 30.0  # for the event loop to take note that the run is to stop

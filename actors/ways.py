@@ -10,8 +10,8 @@ import torch
 
 from actors.policy_source import PolicySource
 from actors.publish import Receiver, RolloutClient, Sender, ShmSender
+from rlpost.placing.sharing import weight_backend
 from rlpost.schema import RunConfig
-from rlpost.sharing import weight_backend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngin
 from actors.ending import end_with_parent
 from actors.fingerprint import fingerprint
 from actors.intake import ADAPTER_ID
-from rlpost.stack_signal import answer_signal
+from rlpost.stalls.stack_signal import answer_signal
 
 
 class FingerprintMixin:

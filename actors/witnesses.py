@@ -14,8 +14,8 @@ from ray._private.state import actors as actor_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.actor import Actor
-from rlpost.processes import Sight, look_at
-from rlpost.stall import Section, Witness, block, table
+from rlpost.stalls.processes import Sight, look_at
+from rlpost.stalls.stall import Section, Witness, block, table
 
 Actors = Callable[[], Sequence[Actor]]
 _PART = re.compile("_group_|^node:")

@@ -9,13 +9,13 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from rlpost.atomic import write_text
-from rlpost.console import View
 from rlpost.evaluation import Evaluator
 from rlpost.guards import overlap
 from rlpost.models import load_tokenizer, prepare_model
 from rlpost.redaction import redacted
+from rlpost.reporting.console import View
+from rlpost.reporting.rollouts_log import write_rollouts
 from rlpost.roles import Rollouts, Verifiers
-from rlpost.rollouts_log import write_rollouts
 from rlpost.schema import RunConfig
 from rlpost.tasks.build import build_source
 from rlpost.tasks.interface import PromptStream, Renderer, Source

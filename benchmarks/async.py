@@ -42,7 +42,7 @@ async def measure(args: argparse.Namespace, setting: str) -> list[dict[str, Any]
     from actors.runtime import ray_runtime
     from actors.training import train_with
     from actors.workshop import Workshop
-    from rlpost.console import Board
+    from rlpost.reporting.console import Board
 
     runs = []
     with tempfile.TemporaryDirectory() as name:

@@ -184,8 +184,8 @@ async def alternate(args: argparse.Namespace, cap: int) -> list[dict[str, Any]]:
     from actors.runtime import ray_runtime
     from actors.training import make_controller
     from actors.workshop import Recording, Workshop
-    from rlpost.console import Board
-    from rlpost.tracking import build_tracker
+    from rlpost.reporting.console import Board
+    from rlpost.reporting.tracking import build_tracker
 
     total = args.warmup + args.pairs
     turns = []

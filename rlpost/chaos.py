@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from rlpost.errors import ConfigError
+from rlpost.placing.seats import seats
 from rlpost.schema import RunConfig
-from rlpost.seats import seats
 
 PREFIX = "chaos."
 KINDS = {

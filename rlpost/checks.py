@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rlpost import sharing
 from rlpost.choices import (
     Advantage,
     Correction,
@@ -17,9 +16,10 @@ from rlpost.choices import (
     WeightBackend,
 )
 from rlpost.errors import ConfigError
-from rlpost.fitting import needed, terms
+from rlpost.placing import sharing
+from rlpost.placing.fitting import needed, terms
+from rlpost.placing.seats import ROLES, seats
 from rlpost.schema import RunConfig
-from rlpost.seats import ROLES, seats
 
 Problems = Iterator[str]
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # vLLM 0.32

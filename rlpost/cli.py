@@ -152,9 +152,9 @@ def _warmstart(words: list[str]) -> int:
 
 
 def _compare(words: list[str]) -> int:
-    from rlpost.comparison import overrides_of, read_command
     from rlpost.config import load
     from rlpost.logs import set_up
+    from rlpost.reporting.comparison import overrides_of, read_command
 
     comparison, overrides = read_command(words)
     set_up("driver")
@@ -235,7 +235,7 @@ def _objective(words: list[str]) -> int:
         raise ConfigError(
             "rlpost objective takes plot and names: rlpost objective plot mhpo clip [out=FOLDER]"
         )
-    from rlpost.plots import plot_objectives
+    from rlpost.reporting.plots import plot_objectives
 
     paths = plot_objectives(names, Path(folder))
     sys.stdout.write("".join(f"{path}\n" for path in paths))

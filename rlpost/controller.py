@@ -20,9 +20,9 @@ from rlpost.guards import Guards
 from rlpost.kl import kl
 from rlpost.metrics import Metrics
 from rlpost.objectives import build_from
-from rlpost.progress import Progress
 from rlpost.roles import Learner, Reference, Rollouts, Verifiers
 from rlpost.schema import RunConfig
+from rlpost.stalls.progress import Progress
 from rlpost.timing import PhaseTimer, clock
 from rlpost.types import Group, Prompt, Sampling, Trajectory
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rlpost.batching import RankBatch
-from rlpost.manifest import FileEntry
+from rlpost.checkpoints.manifest import FileEntry
 from rlpost.metrics import Metrics
 from rlpost.types import Group, Prompt, Sampling, Trajectory, Verdict
 

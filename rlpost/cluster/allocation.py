@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from rlpost.choices import Placement
 from rlpost.cluster.packing import check_fit, first_fit, node, size_of
 from rlpost.cluster.settings import SizedConfig
+from rlpost.placing.seats import ROLES, Seat, benches, seats
 from rlpost.schema import RunConfig
-from rlpost.seats import ROLES, Seat, benches, seats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

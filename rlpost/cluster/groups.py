@@ -8,8 +8,8 @@ from math import ceil
 from rlpost.cluster.kuberay_settings import KuberayConfig
 from rlpost.cluster.packing import Size, check_fit, cpus, first_fit, gpus, node, size_of
 from rlpost.errors import ConfigError
+from rlpost.placing.seats import ROLES, Seat, benches, seats
 from rlpost.schema import RunConfig
-from rlpost.seats import ROLES, Seat, benches, seats
 from rlpost.simulation.rates import PREFIX
 
 

@@ -7,8 +7,8 @@ from math import ceil
 
 from rlpost.cluster.settings import SizedConfig
 from rlpost.errors import ConfigError
-from rlpost.fitting import Node, misfits
-from rlpost.seats import Seat, benches
+from rlpost.placing.fitting import Node, misfits
+from rlpost.placing.seats import Seat, benches
 from rlpost.simulation.rates import PREFIX
 
 _SLACK = 1e-6  # fractions of CPUs and GPUs are added up

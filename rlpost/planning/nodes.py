@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rlpost.choices import Placement
-from rlpost.seats import Seat, benches
+from rlpost.placing.seats import Seat, benches
 
 _SLACK = 1e-6
 

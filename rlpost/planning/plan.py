@@ -6,12 +6,12 @@ from math import ceil
 from typing import Any
 
 from rlpost.choices import OldLogprobs
+from rlpost.placing.seats import ROLES, Seat, seats
+from rlpost.placing.sharing import weight_backend
 from rlpost.planning.memory import LearnerMemory, learner_memory
 from rlpost.planning.nodes import fill_nodes
 from rlpost.planning.shape import ITEM_BYTES, PolicyShape, num_buckets, policy_shape
 from rlpost.schema import RunConfig
-from rlpost.seats import ROLES, Seat, seats
-from rlpost.sharing import weight_backend
 
 _ENGINE_RESERVE = 2 * 2**30  # about what vLLM sets aside for activations and graphs
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from rlpost.comparison import read_metrics
 from rlpost.errors import DataError
+from rlpost.reporting.comparison import read_metrics
 
 ACCURACY = "pass@1"
 _COLUMNS = ["prompt", "answer", "response", "reward", "finish_reason", "dropped"]

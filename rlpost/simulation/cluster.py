@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import cast
 
 from rlpost.batching import BatchPlan, RankBatch, Sample, cut_batches
+from rlpost.checkpoints.manifest import FileEntry
 from rlpost.choices import OldLogprobs
-from rlpost.manifest import FileEntry
 from rlpost.metrics import Metrics
 from rlpost.scheduling import Loads
 from rlpost.schema import RunConfig

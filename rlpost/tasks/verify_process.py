@@ -14,7 +14,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from rlpost.stack_signal import answer_signal
+from rlpost.stalls.stack_signal import answer_signal
 
 _PR_SET_PDEATHSIG = 1
 _MAX_DETAIL = 2000  # characters; a verifier may put a whole response into its exception

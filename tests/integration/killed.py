@@ -10,7 +10,7 @@ import sys
 
 from actors import checkpointing
 from actors.workshop import Recording
-from rlpost.checkpoint import CheckpointStore, Writing
+from rlpost.checkpoints.store import CheckpointStore, Writing
 from rlpost.cli import main
 
 

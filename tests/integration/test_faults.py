@@ -17,9 +17,9 @@ from actors.workshop import Workshop
 from rlpost.chaos import Fault, audit
 from rlpost.cli import main
 from rlpost.config import load
-from rlpost.console import Console
 from rlpost.errors import ActorError
 from rlpost.incidents import FILE as INCIDENTS
+from rlpost.reporting.console import Console
 
 EVERY = ["checkpoint.every=1", "tracking.rollouts_every=1"]
 

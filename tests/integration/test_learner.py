@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from actors.checkpointing import Checkpointer
 from actors.launch import running
 from rlpost.batching import BatchPlan, Sample, build_batches
-from rlpost.checkpoint import CheckpointStore
+from rlpost.checkpoints.manifest import Manifest
+from rlpost.checkpoints.store import CheckpointStore
 from rlpost.config import load
 from rlpost.errors import CheckpointError, GuardError
 from rlpost.guards import Guards
 from rlpost.learning import training_phase
-from rlpost.manifest import Manifest
 from rlpost.metrics import Metrics
 from rlpost.models import prepare_model
 from rlpost.types import Trajectory

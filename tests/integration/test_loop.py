@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from actors import processes, programs, runtime
 from actors.compare import compare
 from actors.learner import LearnerRank
-from rlpost.checkpoint import CheckpointStore
-from rlpost.comparison import Comparison, overrides_of
+from rlpost.checkpoints.store import CheckpointStore
 from rlpost.config import load
 from rlpost.errors import GuardError, WeightSyncError
+from rlpost.reporting.comparison import Comparison, overrides_of
 
 REPOSITORY = Path(__file__).parents[2]
 GSM8K = REPOSITORY.parent / "shared" / "data" / "gsm8k"

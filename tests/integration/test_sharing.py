@@ -21,10 +21,10 @@ from actors.training import train_with
 from actors.workshop import Workshop
 from rlpost.chaos import Fault
 from rlpost.config import load
-from rlpost.console import Console
 from rlpost.errors import ResourceError
 from rlpost.incidents import FILE as INCIDENTS
-from rlpost.seats import seats
+from rlpost.placing.seats import seats
+from rlpost.reporting.console import Console
 
 TWO = ["learner.num_ranks=2", "rollout.num_workers=2"]
 CORES = 2

@@ -10,7 +10,7 @@ from actors.programs import TRAINING_ROLES
 from actors.training import train_with
 from actors.workshop import Workshop
 from rlpost.config import load
-from rlpost.console import Board
+from rlpost.reporting.console import Board
 from rlpost.simulation.command import Command, run_command
 
 STEPS = ["steps=12", "eval.every=0", "checkpoint.export_at_end=false"]

@@ -17,10 +17,10 @@ from actors.training import train_with
 from actors.watching import watched
 from actors.witnesses import look_from
 from actors.workshop import Workshop
-from rlpost import processes
 from rlpost.choices import OnStall
 from rlpost.config import load
 from rlpost.errors import StallError
+from rlpost.stalls import processes
 from rlpost.types import Prompt, Sampling, Trajectory
 
 AFTER_S = 5.0
@@ -31,7 +31,7 @@ from types import SimpleNamespace
 
 from actors import watching
 from rlpost.config import load
-from rlpost.progress import Progress
+from rlpost.stalls.progress import Progress
 
 watching._NOTICE_S = 0.5
 

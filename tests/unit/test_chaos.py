@@ -9,7 +9,7 @@ import pytest
 from rlpost.chaos import ChaosPlan, allowing, audit, plan_faults, read_words
 from rlpost.config import load
 from rlpost.errors import ConfigError
-from rlpost.rollouts_log import write_rollouts
+from rlpost.reporting.rollouts_log import write_rollouts
 from rlpost.types import Group, Prompt, Trajectory
 
 

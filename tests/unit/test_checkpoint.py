@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rlpost import checkpoint as module
-from rlpost import manifest
-from rlpost.checkpoint import CheckpointStore, files_under, local_copy
+from rlpost.checkpoints import manifest
+from rlpost.checkpoints import store as module
+from rlpost.checkpoints.manifest import Manifest, entries
+from rlpost.checkpoints.store import CheckpointStore, files_under, local_copy
 from rlpost.errors import CheckpointError
-from rlpost.manifest import Manifest, entries
 
 NUM_DAMAGES = 50
 
@@ -158,7 +158,8 @@ def test_a_killed_writer_leaves_nothing_that_is_taken_and_is_cleaned_up(tmp_path
     store = CheckpointStore(str(tmp_path))
     write(store, 1)
     script = (
-        "import os, signal, sys; from rlpost.checkpoint import CheckpointStore, files_under\n"
+        "import os, signal, sys\n"
+        "from rlpost.checkpoints.store import CheckpointStore, files_under\n"
         "with CheckpointStore(sys.argv[1]).writing(2) as w, files_under(w.url + '/d') as f:\n"
         "    (f / 'x').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )

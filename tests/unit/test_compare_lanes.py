@@ -12,7 +12,7 @@ from actors import compare, placement
 from actors.placement import room
 from rlpost.config import load
 from rlpost.errors import ActorError
-from rlpost.seats import Seat
+from rlpost.placing.seats import Seat
 
 
 @pytest.fixture

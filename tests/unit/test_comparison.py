@@ -6,15 +6,15 @@ import math
 import numpy as np
 import pytest
 
-from rlpost.comparison import (
+from rlpost.config import load
+from rlpost.errors import ConfigError, DataError
+from rlpost.reporting.comparison import (
     Comparison,
     finished,
     overrides_of,
     read_command,
 )
-from rlpost.comparison_page import curves, half_width, write_page
-from rlpost.config import load
-from rlpost.errors import ConfigError, DataError
+from rlpost.reporting.comparison_page import curves, half_width, write_page
 
 
 def test_a_command_is_read_into_runs_and_overrides(tmp_path):

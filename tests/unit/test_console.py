@@ -5,7 +5,7 @@ import re
 import pytest
 from rich.console import Console as RichConsole
 
-from rlpost.console import Board, Console, headline, step_line
+from rlpost.reporting.console import Board, Console, headline, step_line
 
 VALUES = {
     "reward/mean": 0.4124,

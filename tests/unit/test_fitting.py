@@ -5,8 +5,8 @@ import pytest
 from rlpost.choices import Placement
 from rlpost.config import load
 from rlpost.errors import ConfigError
-from rlpost.fitting import Node, misfits
-from rlpost.seats import seats, together
+from rlpost.placing.fitting import Node, misfits
+from rlpost.placing.seats import seats, together
 
 ROLES = ("learner", "rollout", "reference", "reward")
 EIGHT = ["ray.address=10.0.0.1:6379", "learner.num_gpus=1", "rollout.num_gpus=1"]

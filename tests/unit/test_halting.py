@@ -3,12 +3,12 @@
 import subprocess
 import sys
 
-from rlpost.halting import HaltRecorder
+from rlpost.stalls.halting import HaltRecorder
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from rlpost.halting import HaltRecorder
+from rlpost.stalls.halting import HaltRecorder
 with HaltRecorder(Path(sys.argv[1]), 60.0):
     os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -8,10 +8,10 @@ from actors.policy_source import PolicySource
 from rlpost.cli import main
 from rlpost.config import load
 from rlpost.models import load_policy, prepare_model, shape_of_policy
+from rlpost.placing.seats import seats
 from rlpost.planning.nodes import fill_nodes
 from rlpost.planning.plan import Machines, make_plan
 from rlpost.planning.shape import num_buckets, policy_shape
-from rlpost.seats import seats
 
 ROOM = "ray.address=planned"
 NODE = Machines(num_cpus=96, num_gpus=8, gpu_gib=80, host_gib=1000)

@@ -6,7 +6,7 @@ import pytest
 
 from rlpost.cli import main
 from rlpost.errors import ConfigError
-from rlpost.plots import _curves, named, plot_objectives
+from rlpost.reporting.plots import _curves, named, plot_objectives
 
 
 def test_curves_are_the_published_functions():

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from rlpost import processes
+from rlpost.stalls import processes
 
 BUSY = """
 import ctypes, subprocess, sys
@@ -21,7 +21,7 @@ subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 print("ready", flush=True)
 stuck_in_c()
 """
-ANSWERING = "from rlpost.stack_signal import answer_signal; answer_signal()"
+ANSWERING = "from rlpost.stalls.stack_signal import answer_signal; answer_signal()"
 
 
 @contextmanager

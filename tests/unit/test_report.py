@@ -10,7 +10,7 @@ from rlpost.cli import main
 from rlpost.errors import ConfigError, DataError
 from rlpost.reporting.record import Record, differences, records
 from rlpost.reporting.report import page, report
-from rlpost.rollouts_log import write_rollouts
+from rlpost.reporting.rollouts_log import write_rollouts
 from rlpost.types import Group, Prompt, Trajectory
 
 VOID = {"meta", "br"}

@@ -13,14 +13,21 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from rlpost.checkpoint import files_under
+from rlpost.checkpoints.manifest import Manifest, entries
+from rlpost.checkpoints.randomness import rng_state, set_rng_state
+from rlpost.checkpoints.recipe_changes import changes
+from rlpost.checkpoints.resuming import (
+    DRIVER,
+    complete_export,
+    driver_files,
+    find_start,
+    newest_of,
+    store_of,
+)
+from rlpost.checkpoints.store import files_under
 from rlpost.config import load
 from rlpost.errors import CheckpointError, ConfigError
-from rlpost.manifest import Manifest, entries
 from rlpost.objective_configs import objective_configs
-from rlpost.randomness import rng_state, set_rng_state
-from rlpost.recipe_changes import changes
-from rlpost.resuming import DRIVER, complete_export, driver_files, find_start, newest_of, store_of
 
 
 def recipe_of(config):

@@ -4,8 +4,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from rlpost import rollouts_log
-from rlpost.rollouts_log import SCHEMA, write_rollouts
+from rlpost.reporting import rollouts_log
+from rlpost.reporting.rollouts_log import SCHEMA, write_rollouts
 from rlpost.types import Group, Prompt, Trajectory
 
 

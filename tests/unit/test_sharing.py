@@ -17,12 +17,12 @@ from rlpost.cluster.kuberay_settings import KuberayConfig
 from rlpost.cluster.slurm_settings import SlurmConfig
 from rlpost.config import load
 from rlpost.errors import ConfigError, DeadlineError
-from rlpost.fitting import Node, misfits, needed, terms
+from rlpost.placing.fitting import Node, misfits, needed, terms
+from rlpost.placing.seats import ROLES, benches, bundle, seats, together
+from rlpost.placing.sharing import num_sharing, problems, shared_ranks, weight_backend
 from rlpost.planning.plan import Machines, make_plan
 from rlpost.planning.report import as_text
-from rlpost.progress import Progress
-from rlpost.seats import ROLES, benches, bundle, seats, together
-from rlpost.sharing import num_sharing, problems, shared_ranks, weight_backend
+from rlpost.stalls.progress import Progress
 
 WIDE = {"rollout.tensor_parallel_size": 2, "rollout.num_gpus": 2}
 COLOCATED = {"layout": Layout.colocated, "rollout.num_workers": 4}

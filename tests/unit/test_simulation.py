@@ -12,7 +12,8 @@ import torch
 from rlpost.cli import main
 from rlpost.config import load
 from rlpost.errors import DataError
-from rlpost.rollouts_log import write_rollouts
+from rlpost.reporting.rollouts_log import write_rollouts
+from rlpost.reporting.tracking import JsonlTracker
 from rlpost.scheduling import Loads
 from rlpost.simulation.calibration import calibrate, fit_engine
 from rlpost.simulation.clock import run, virtual_loop
@@ -21,7 +22,6 @@ from rlpost.simulation.engine import Engine, EngineRates
 from rlpost.simulation.rates import DrawnShapes, GroupShape, Rates, RecordedShapes, Responses
 from rlpost.simulation.records import RecordedGroup, Records, read_records
 from rlpost.simulation.running import simulate
-from rlpost.tracking import JsonlTracker
 
 AHEAD = ["mode=async", "old_logprobs=behavior", "eval.every=0"]
 ROOM = "ray.address=simulated"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from rlpost import tracking
 from rlpost.errors import ConfigError
+from rlpost.reporting import tracking
+from rlpost.reporting.tracking import CompositeTracker, JsonlTracker, build_tracker
 from rlpost.schema import TrackingConfig
-from rlpost.tracking import CompositeTracker, JsonlTracker, build_tracker
 
 
 class ListTracker:
@@ -131,7 +131,7 @@ WANDB_RUN = """
 import sys
 from pathlib import Path
 from rlpost.schema import TrackingConfig, WandbConfig
-from rlpost.tracking import build_tracker
+from rlpost.reporting.tracking import build_tracker
 
 config = TrackingConfig(wandb=WandbConfig(enabled=True))
 for after_step, steps in ((None, (0, 1, 2)), (1, (2, 3))):

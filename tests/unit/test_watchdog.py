@@ -12,12 +12,12 @@ import time
 import pytest
 from test_staleness import Engine, Learner, Prompts, Record
 
-from rlpost import stacks, stall, watchdog
 from rlpost.config import load
 from rlpost.controller import Controller, Parts
 from rlpost.errors import ConfigError
-from rlpost.progress import Progress
-from rlpost.watchdog import Watchdog
+from rlpost.stalls import stacks, stall, watchdog
+from rlpost.stalls.progress import Progress
+from rlpost.stalls.watchdog import Watchdog
 
 AFTER_S = 0.3
 LIMIT_S = 60

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from rlpost.comparison_page import Curve
 from rlpost.objective_configs import objective_label
 from rlpost.objectives import Objective, ObjectiveInputs, build
 from rlpost.objectives.holder import Holder
 from rlpost.objectives.holder_mean import token_shares
 from rlpost.reporting.canvas import frame, pyplot, save, styles
+from rlpost.reporting.comparison_page import Curve
 
 _LARGEST = 2.5
 _TOKENS = (-1.0, -0.5, 0.0, 0.5, 1.0)

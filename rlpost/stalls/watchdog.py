@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from rlpost import stall
 from rlpost.atomic import write_text
-from rlpost.halting import HaltRecorder
-from rlpost.progress import Mark, Progress
 from rlpost.redaction import redact
-from rlpost.stall import Section, Witness
+from rlpost.stalls import stall
+from rlpost.stalls.halting import HaltRecorder
+from rlpost.stalls.progress import Mark, Progress
+from rlpost.stalls.stall import Section, Witness
 
 _ANSWER_S = 30.0  # for all witnesses together, each of whose own questions has seconds
 _WRITE_S = 10.0

@@ -17,10 +17,10 @@ from typing import Any
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from rlpost import manifest
 from rlpost.atomic import atomic_folder, remove_leftovers
+from rlpost.checkpoints import manifest
+from rlpost.checkpoints.manifest import FileEntry, Manifest
 from rlpost.errors import CheckpointError
-from rlpost.manifest import FileEntry, Manifest
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 A stack comes from py-spy, which reads the process's memory and does not stop it. Where the machine
 does not permit that, as in containers without ptrace, the process is sent the signal that
-`rlpost.stack_signal` has answered, if it is one that answers.
+`rlpost.stalls.stack_signal` has answered, if it is one that answers.
 """
 
 import os
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from rlpost.stack_signal import MEMORY, SIGNAL
+from rlpost.stalls.stack_signal import MEMORY, SIGNAL
 
 _PY_SPY_S = 5.0
 _SIGNAL_S = 3.0

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from rlpost import atomic
-from rlpost.checkpoint import CheckpointStore, local_copy
+from rlpost.checkpoints.manifest import Manifest, library_versions
+from rlpost.checkpoints.randomness import rng_state, set_rng_state
+from rlpost.checkpoints.recipe_changes import changes, is_free, refuse
+from rlpost.checkpoints.store import CheckpointStore, local_copy
 from rlpost.choices import LrSchedule
 from rlpost.errors import CheckpointError, ConfigError
-from rlpost.manifest import Manifest, library_versions
-from rlpost.randomness import rng_state, set_rng_state
-from rlpost.recipe_changes import changes, is_free, refuse
+from rlpost.reporting.tracking import WANDB_ID
 from rlpost.schema import RunConfig
-from rlpost.tracking import WANDB_ID
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Thread
 
-from rlpost import stacks
 from rlpost.buffer import EpisodeBuffer
-from rlpost.progress import Mark, Progress
+from rlpost.stalls import stacks
+from rlpost.stalls.progress import Mark, Progress
 
 THREAD = "watchdog"
 _MAX_SHOWN = 8  # prompts by name

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from rlpost.atomic import write_text
-from rlpost.comparison import Comparison, read_metrics
 from rlpost.errors import DataError
+from rlpost.reporting.comparison import Comparison, read_metrics
 from rlpost.schema import RunConfig
 
 CONFIDENCE = 0.95
@@ -130,7 +130,7 @@ COLUMNS: dict[str, Callable[[Curves, Curves], str]] = {
 
 def write_page(comparison: Comparison, config: RunConfig, command: str) -> Path:
     """Write `index.md`, `curves` and `accuracy` as SVG and PNG, `curves.csv`; return the page."""
-    from rlpost.plots import plot_accuracy, plot_curves
+    from rlpost.reporting.plots import plot_accuracy, plot_curves
 
     found = curves(comparison)
     plot_curves(found, comparison.folder)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rlpost.choices import Placement
-from rlpost.seats import Seat, benches, bundle, together
+from rlpost.placing.seats import Seat, benches, bundle, together
 
 _SLACK = 1e-6
 _RESOURCES = ("CPU", "GPU")

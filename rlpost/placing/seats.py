@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rlpost.choices import Placement
+from rlpost.placing.sharing import num_sharing
 from rlpost.schema import RunConfig
-from rlpost.sharing import num_sharing
 
 ROLES = ("learner", "rollout", "reference", "reward")
 

@@ -1,0 +1,1 @@
+"""What of a run stands still, where it stands, and what is done about it."""
