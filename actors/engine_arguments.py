@@ -13,7 +13,6 @@ from rlpost.schema import RunConfig
 def engine_arguments(config: RunConfig, worker: int, model_folder: str) -> dict[str, Any]:
     """Return the arguments of the engine of a rollout worker."""
     rollout = config.rollout
-    several = rollout.tensor_parallel_size > 1
     backend = weight_backend(config, worker)
     return {
         "model": model_folder,
@@ -21,8 +20,9 @@ def engine_arguments(config: RunConfig, worker: int, model_folder: str) -> dict[
         "max_model_len": config.max_model_len,
         "max_num_seqs": rollout.max_num_seqs,
         "tensor_parallel_size": rollout.tensor_parallel_size,
+        "pipeline_parallel_size": rollout.pipeline_parallel_size,
         # Left to itself, vLLM would look for its GPUs in Ray, which has given them all away.
-        "distributed_executor_backend": "mp" if several else "uni",
+        "distributed_executor_backend": "mp" if rollout.num_ranks > 1 else "uni",
         "enforce_eager": rollout.enforce_eager,
         "seed": config.seed,
         "trust_remote_code": config.model.trust_remote_code,

@@ -68,7 +68,7 @@ class Cast:
             self._pool = RolloutPool(
                 crew,
                 rollout.timeout_s + 60.0,
-                rollout.tensor_parallel_size,
+                rollout.num_ranks,
                 num_sharing(self.config),
             )
             if self.config.ray.address is not None:

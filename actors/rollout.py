@@ -132,6 +132,8 @@ class RolloutWorker:
         if config.rollout.num_gpus == 0:
             _check_head_size(plan.model_config.get_head_size())
         self.engine = AsyncLLM.from_vllm_config(plan)
+        if config.rollout.pipeline_parallel_size > 1 and not config.rollout.num_gpus:
+            await self.engine.collective_rpc("prepare_pipeline")
         self.tokenizer = load_tokenizer(config)
         self.intake = make_intake(self.engine, self.where, config)
         if shared_ranks(config, self.index):

@@ -153,6 +153,16 @@ class WorkerExtension:
     model_config: Any
     load_config: Any
 
+    def prepare_pipeline(self) -> None:
+        """Make room for what comes from the ranks before, as vLLM itself does on GPUs only."""
+        from vllm.distributed import get_pp_group
+
+        runner = self.model_runner
+        if not get_pp_group().is_first_rank:
+            runner.intermediate_tensors = runner.model.make_empty_intermediate_tensors(
+                batch_size=runner.max_num_tokens, dtype=self.model_config.dtype, device="cpu"
+            )
+
     def weight_fingerprints(self) -> dict[str, int]:
         """Return the fingerprints of the tensors that the last update loaded."""
         return self.weight_transfer_engine.fingerprints

@@ -42,6 +42,7 @@ def _positive(config: RunConfig) -> Problems:
         "minibatches": config.minibatches,
         "rollout.num_workers": config.rollout.num_workers,
         "rollout.tensor_parallel_size": config.rollout.tensor_parallel_size,
+        "rollout.pipeline_parallel_size": config.rollout.pipeline_parallel_size,
         "rollout.max_num_seqs": config.rollout.max_num_seqs,
         "reward.num_workers": config.reward.num_workers,
         "reward.num_processes": config.reward.num_processes,
@@ -257,6 +258,17 @@ def _devices(config: RunConfig) -> Problems:
         )
 
 
+def _engine(config: RunConfig) -> Problems:
+    rollout = config.rollout
+    if rollout.num_gpus and max(1.0, rollout.num_gpus) != rollout.num_ranks:
+        yield (
+            f"rollout.num_gpus={rollout.num_gpus:g} must be rollout.tensor_parallel_size="
+            f"{rollout.tensor_parallel_size} x rollout.pipeline_parallel_size="
+            f"{rollout.pipeline_parallel_size} = {rollout.num_ranks}: an engine has a process on "
+            "each of its GPUs"
+        )
+
+
 def num_gpus() -> int:
     """Return this machine's GPUs."""
     return sum(
@@ -350,6 +362,7 @@ RULES: tuple[Callable[[RunConfig], Problems], ...] = (
     _learner,
     _weights,
     sharing.problems,
+    _engine,
     _devices,
     _task,
     _checkpoint,

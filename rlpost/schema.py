@@ -134,7 +134,8 @@ class RolloutConfig:
     num_threads: int = 1
     placement: Placement = Placement.pack
     node_labels: dict[str, str] = field(default_factory=dict)  # only on Ray nodes with these
-    tensor_parallel_size: int = 1
+    tensor_parallel_size: int = 1  # processes of an engine that share each layer
+    pipeline_parallel_size: int = 1  # as many such groups, each with a part of the layers
     max_model_len: int | None = None  # null: max_prompt_tokens + max_response_tokens
     max_num_seqs: int = 256
     kv_cache_gib: float = 1.0  # on CPU
@@ -144,6 +145,11 @@ class RolloutConfig:
     in_flight: InFlight = InFlight.keep  # what new weights do to responses being sampled
     start_timeout_s: float = 900.0
     timeout_s: float = 600.0  # one group
+
+    @property
+    def num_ranks(self) -> int:
+        """How many processes an engine has, on a GPU each where there are GPUs."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
 
 
 @dataclass(kw_only=True)

@@ -40,6 +40,7 @@ def problems(config: RunConfig) -> Iterator[str]:
     if config.layout is not Layout.disaggregated:
         yield from _counts(config)
         yield from _turns(config)
+        yield from _pipelines(config)
         yield from _places(config)
 
 
@@ -99,6 +100,15 @@ def _turns(config: RunConfig) -> Iterator[str]:
         yield (
             f"rollout.min_workers={least}: the first {sharing} workers share the GPUs of learner "
             f"ranks and are there from the start: use {sharing} or more, or null"
+        )
+
+
+def _pipelines(config: RunConfig) -> Iterator[str]:
+    if config.rollout.pipeline_parallel_size > 1:
+        yield (
+            f"layout={config.layout.value} and rollout.pipeline_parallel_size="
+            f"{config.rollout.pipeline_parallel_size}: engines that share GPUs are tensor-parallel "
+            "only; use rollout.tensor_parallel_size, or layout=disaggregated"
         )
 
 

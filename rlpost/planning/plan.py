@@ -178,7 +178,7 @@ def _batch(config: RunConfig) -> Batch:
 def _engine(config: RunConfig, shape: PolicyShape, machines: Machines) -> Engine:
     rollout = config.rollout
     item = ITEM_BYTES[(rollout.dtype or config.model.dtype).value]
-    split = rollout.tensor_parallel_size
+    split = rollout.num_ranks
     per_token = 2 * shape.num_layers * shape.num_kv_heads * shape.head_size * item
     weights = item * sum(shape.transfers)
     if config.model.lora.by_itself:
@@ -229,7 +229,7 @@ def _shared(
     share = config.rollout.gpu_memory_utilization * machines.gpu_gib * 2**30
     return Shared(
         engines=len(sharing),
-        ranks_each=config.rollout.tensor_parallel_size,
+        ranks_each=config.rollout.num_ranks,
         more_cpus=sharing[0].num_cpus,
         states=sum(learner.states.values()),
         peak=learner.peak,

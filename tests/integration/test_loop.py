@@ -129,6 +129,7 @@ def test_a_tensor_parallel_engine_samples_while_the_learner_learns(
 @pytest.mark.skipif(not GSM8K.is_dir(), reason="../shared/data/gsm8k is not here")
 def test_gsm8k_runs_through_every_actor(ray_session, cpus, metrics, tmp_path):
     overrides = [f"data.path={GSM8K}", "steps=2", f"run_dir={tmp_path}", cpus]
+    overrides += ["rollout.pipeline_parallel_size=2"]
     assert programs.train(load("gsm8k", overrides)) == 0
     lines = metrics(tmp_path)
     assert [line["step"] for line in lines] == [0, 1, 2]

@@ -23,6 +23,10 @@ BAD = {
     "biased sampling": (["sampling.top_p=0.9"], "allow_biased"),
     "short context": (["rollout.max_model_len=19"], "rollout.max_model_len=19 is shorter"),
     "few positions": (["model.scratch.max_position_embeddings=16"], "max_position_embeddings=16"),
+    "GPUs without a process": (
+        ["ray.num_gpus=8", "rollout.num_gpus=4", "rollout.pipeline_parallel_size=2"],
+        "rollout.tensor_parallel_size=1 x rollout.pipeline_parallel_size=2 = 2",
+    ),
     "no such stage": (["learner.zero_stage=4"], "learner.zero_stage must be 0, 1, 2 or 3"),
     "offload without stage": (["learner.offload_parameters=cpu"], "needs learner.zero_stage=3"),
     "small heads": (["model.scratch.num_heads=10", "model.scratch.num_kv_heads=10"], "= 16 and"),

@@ -90,6 +90,7 @@ def test_the_batch_in_words_and_the_kv_cache_by_hand(capsys):
 def test_nodes_are_counted_as_placement_and_labels_let_actors_lie():
     def nodes(*overrides):
         shape = ["learner.num_ranks=4", "rollout.num_workers=2", "rollout.num_gpus=2"]
+        shape += ["rollout.tensor_parallel_size=2"]
         placed = seats(recipe(*GPU, *shape, *overrides), ("learner", "rollout"))
         return fill_nodes(placed, NODE.num_cpus, 8.0)
 
@@ -100,9 +101,9 @@ def test_nodes_are_counted_as_placement_and_labels_let_actors_lie():
     assert nodes("learner.placement=strict_spread") == each
     evenly = [{"learner": 1, "rollout": 1}, {"learner": 1, "rollout": 1}, *[{"learner": 1}] * 2]
     assert nodes("learner.placement=strict_spread", "rollout.placement=spread") == evenly
-    whole = nodes("rollout.placement=strict_pack", "rollout.num_gpus=3")
-    assert whole == [{"learner": 4}, {"rollout": 2}]
-    assert nodes("rollout.num_gpus=3") == [{"learner": 4, "rollout": 1}, {"rollout": 1}]
+    wider = ["rollout.num_gpus=3", "rollout.tensor_parallel_size=3"]
+    assert nodes("rollout.placement=strict_pack", *wider) == [{"learner": 4}, {"rollout": 2}]
+    assert nodes(*wider) == [{"learner": 4, "rollout": 1}, {"rollout": 1}]
 
 
 LARGE = (

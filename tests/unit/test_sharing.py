@@ -105,6 +105,7 @@ REFUSED = {
     "rollout.num_gpus=1 must be rollout.tensor_parallel_size=2 times that": (
         COLOCATED_WIDE | {"rollout.num_gpus": 1}
     ),
+    "are tensor-parallel only": COLOCATED | {"rollout.pipeline_parallel_size": 2},
     "mode=async would sample meanwhile: use mode=sync": COLOCATED | {"mode": Mode["async"]},
     "the first 4 workers share the GPUs of learner ranks and are there from the start": (
         COLOCATED | {"rollout.min_workers": 2}
