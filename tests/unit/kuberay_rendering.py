@@ -14,7 +14,7 @@ from rlpost.config import load, recipes_dir
 IMAGE = {"image": "registry.example:5000/team/rlpost:0.1.0"}
 RECIPES = sorted(path.stem for path in (recipes_dir() / "recipe").glob("*.yaml"))
 NEEDED = {"gsm8k": ["data.path=openai/gsm8k"]}
-GPUS = ["rollout.num_gpus=1", "learner.num_gpus=1"]
+GPUS = ["rollout.num_gpus=1", "rollout.tensor_parallel_size=1", "learner.num_gpus=1"]
 COMBINATIONS = [
     ([], {}),
     (["rollout.num_workers=3"], {}),
