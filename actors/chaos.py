@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ray.exceptions import RayActorError, RayTaskError
 
 from actors.actor import PULSE
 from actors.launch import Cast, running
@@ -20,6 +21,7 @@ from actors.training import train_with
 from actors.workshop import Workshop, as_yaml
 from rlpost.chaos import ChaosPlan, Fault, allowing, audit, plan_faults
 from rlpost.checkpoints.resuming import find_start
+from rlpost.errors import ActorError
 from rlpost.reporting.console import Console, View
 from rlpost.schema import RunConfig
 
@@ -31,7 +33,7 @@ _LIMIT_S = 60.0  # an actor that loads its libraries is struck when it is throug
 class Striker:
     """A view that does more than look: as a phase begins, it strikes the actors that are due.
 
-    What it does is kept in `chaos.jsonl`.
+    What it does is kept in `chaos.jsonl`, and once more, with the reason, where it could not.
     """
 
     def __init__(self, view: View, cast: Cast, faults: Sequence[Fault], run_dir: str) -> None:
@@ -41,6 +43,7 @@ class Striker:
         self._due = {(fault.step, fault.phase): fault for fault in faults}
         self._step = 1
         self._striking: set[asyncio.Task[None]] = set()
+        self.num_missed = 0  # faults that could not be carried out
 
     def phase(self, name: str) -> None:
         """Show the phase, and strike in it."""
@@ -71,30 +74,49 @@ class Striker:
             "life": actor.life,
             "kind": fault.kind,
         }
-        with (self.folder / FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        self._note(record)
         method = actor.handle.__ray_call__
         if not actor.overlapping:
             method = method.options(concurrency_group=PULSE)
-        # Whoever is struck does not answer.
-        with contextlib.suppress(Exception):
+        try:
             async with asyncio.timeout(_LIMIT_S):
                 await asyncio.wrap_future(method.remote(struck, fault.kind).future())
+        except (RayActorError, TimeoutError):
+            pass  # whoever is struck does not answer
+        except RayTaskError as error:
+            self.num_missed += 1
+            self._note(record | {"missed": str(error.cause)})
+            self.message(f"chaos: {fault.kind} {fault.actor} was not carried out: {error.cause}")
+
+    def _note(self, record: Mapping[str, Any]) -> None:
+        with (self.folder / FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
 
 
 def struck(_: Any, kind: str) -> None:
-    """Do what a kind of fault means to the process that calls this."""
+    """Do what a kind of fault means to the process that calls this.
+
+    Raises:
+        ActorError: there is no engine to strike.
+    """
     own = os.getpid()
-    engines = [p.pid for p in psutil.Process().children() if "EngineCore" in _title(p)]
-    targets = engines if kind.endswith("_engine") else [own]
-    if kind == "stall":
-        subprocess.Popen(["/bin/sh", "-c", f"sleep {_STALL_S}; kill -CONT {own}"])  # noqa: S603 - words of ours
+    targets = _engines() if kind.endswith("_engine") else [own]
+    if not targets:
+        raise ActorError("vLLM's engine is not there")
+    if kind == "stall":  # by a child of a child, which leaves no zombie here
+        awake = f"(sleep {_STALL_S}; kill -CONT {own}) &"
+        subprocess.run(["/bin/sh", "-c", awake], check=True)  # noqa: S603 - our own words
     for pid in targets:
         os.kill(pid, signal.SIGKILL if kind.startswith("kill") else signal.SIGSTOP)
 
 
-def _title(process: psutil.Process) -> str:
-    return " ".join(process.cmdline() or [process.name()])
+def _engines() -> list[int]:
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # it may just have ended
+            if "EngineCore" in " ".join(child.cmdline() or [child.name()]):
+                found.append(child.pid)
+    return found
 
 
 def chaos(config: RunConfig, plan: ChaosPlan) -> int:
@@ -119,7 +141,8 @@ async def _train(
             striker = Striker(view, cast, faults, config.run_dir)
             await train_with(cast, config, preparing, striker)
             claims = audit(config)
-            view.message(f"{len(faults)} faults, {cast.incidents.num_losses} actors lost")
+            done = f"{len(faults) - striker.num_missed} of {len(faults)} faults carried out"
+            view.message(f"{done}, {cast.incidents.num_losses} actors lost")
             for claim in claims:
                 word = "holds" if claim.holds else "DOES NOT HOLD"
                 view.message(f"{word}: {claim.text}{f' ({claim.detail})' * bool(claim.detail)}")

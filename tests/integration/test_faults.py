@@ -47,6 +47,7 @@ MIXED = [
     fault(4, "reference", "reference-0", "freeze"),
     fault(5, "publish", "rollout-0", "kill_engine"),
     fault(6, "learn", "reward-1", "stall"),
+    fault(7, "learn", "reward-1", "kill"),
 ]
 
 
@@ -76,7 +77,7 @@ def test_every_lost_worker_is_named_with_its_cause_and_those_that_came_back(mixe
     events = told(mixed[1] / INCIDENTS)
     causes = {one["actor"]: one["cause"] for one in events if one["event"] == "lost"}
     assert set(causes) >= {"rollout-0", "rollout-1", "reward-0", "reference-0"}
-    assert "reward-1" not in causes  # it only paused
+    assert "died during" in causes["reward-1"]  # when it had only paused it was not lost
     assert "no sign of life for supervision.heartbeat_timeout_s=12 s" in causes["rollout-1"]
     assert "no sign of life" in causes["reference-0"]
     stacks = Path(re.search(r"its stacks are in (\S+\.md)", causes["rollout-1"])[1]).read_text()

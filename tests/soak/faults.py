@@ -84,7 +84,7 @@ def told(folder):
         v for line in events(folder / "metrics.jsonl") for k, v in line.items() if "@1" in k
     ]
     return {
-        "faults": len(events(folder / "chaos.jsonl")),
+        "faults": sum(-1 if "missed" in one else 1 for one in events(folder / "chaos.jsonl")),
         "lost": sum(one["event"] == "lost" for one in incidents),
         "back_s_mean": round(sum(back) / len(back), 1) if back else None,
         "back_s_max": max(back, default=None),
