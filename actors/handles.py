@@ -28,6 +28,7 @@ class RolloutPool:
         self.vllm_ranks_each = vllm_ranks_each
         self.sharing = frozenset(crew.actors[:num_sharing])
         self._reached: dict[Actor, int] = {}  # and which life of it
+        self._unattached = True  # the learner has opened no way yet, not even to nobody
 
     async def generate(self, prompt: Prompt, group_size: int, sampling: Sampling) -> Group:
         """Sample one group on the worker with the fewest groups in hand."""
@@ -61,7 +62,7 @@ class RolloutPool:
 
     def follow(self, welcome: Callable[[], Awaitable[None]]) -> None:
         """Be published to by a new learner; `welcome` brings newcomers what the others serve."""
-        self._reached = {}
+        self._reached, self._unattached = {}, True
         self.crew.on_arrival = welcome
 
     @property
@@ -72,9 +73,9 @@ class RolloutPool:
     def changed_receivers(self) -> list[Receiver] | None:
         """Return those that a publication is to reach; None if the last one reached just these."""
         lives = {actor: actor.life for actor in self.crew.begun()}
-        if lives == self._reached:
+        if lives == self._reached and not self._unattached:
             return None
-        self._reached = lives
+        self._reached, self._unattached = lives, False
         return self.receivers()
 
     def receivers(self) -> list[Receiver]:
