@@ -21,7 +21,7 @@ from actors.training import train_with
 from actors.workshop import Workshop
 from rlpost.chaos import Fault
 from rlpost.config import load
-from rlpost.errors import ResourceError
+from rlpost.errors import LostError, ResourceError
 from rlpost.incidents import FILE as INCIDENTS
 from rlpost.placing.seats import seats
 from rlpost.reporting.console import Console
@@ -119,7 +119,7 @@ def test_an_engine_is_told_the_gpus_of_its_ranks_and_so_is_its_successor(
         async with running(load("quickstart", words), ("learner", "rollout")) as cast:
             crew = (await cast.rollouts(Path("nowhere"))).crew
             before = await gpus(cast)
-            await cast.renew_learners()
+            await cast.renew_learners(LostError("to see where they go"))
             arrived = asyncio.Event()
 
             async def arrive():
