@@ -94,10 +94,17 @@ def _facts(record: Record) -> dict[str, str]:
         "reward, first and last step": (f"{rewards[0]:.3f}, {rewards[-1]:.3f}" if rewards else "-"),
         "samples, tokens trained": f"{samples:,}, {record.total('tokens/trained'):,.0f}",
         "wall time, median step": (
-            f"{seconds / 3600:.2f} h, {step_s:.2f} s" if step_s is not None else "-"
+            f"{_duration(seconds)}, {step_s:.2f} s" if step_s is not None else "-"
         ),
         "actors lost": f"{lost[-1]:.0f}" if lost else "-",
     }
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _sections(record: Record, whose: str) -> Iterator[str]:

@@ -101,7 +101,7 @@ def test_the_page_of_a_run_shows_its_numbers_and_responses(tmp_path):
     assert cells(reader, "held-out accuracy, first, best, last") == "10.0%, 75.0%, 75.0%"
     assert cells(reader, "reward, first and last step") == "0.100, 0.400"
     assert cells(reader, "samples, tokens trained") == "64, 400"
-    assert cells(reader, "wall time, median step") == "0.04 h, 2.00 s"
+    assert cells(reader, "wall time, median step") == "2.4 min, 2.00 s"
     assert cells(reader, "actors lost") == "1"
     assert cells(reader, "killed & gone") == "1.7"
     shown = [text for text in reader.texts if text in ("right", "maybe", "<script>no()</script>")]
