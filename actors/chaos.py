@@ -16,12 +16,13 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actors.actor import PULSE
 from actors.launch import Cast, running
-from actors.programs import TRAINING_ROLES, on_ray
+from actors.programs import on_ray
 from actors.training import train_with
 from actors.workshop import Workshop, as_yaml
 from rlpost.chaos import ChaosPlan, Fault, allowing, audit, plan_faults
 from rlpost.checkpoints.resuming import find_start
 from rlpost.errors import ActorError
+from rlpost.placing.seats import ROLES
 from rlpost.reporting.console import Console, View
 from rlpost.schema import RunConfig
 
@@ -136,7 +137,7 @@ async def _train(
     config: RunConfig, preparing: Awaitable[Workshop], faults: Sequence[Fault]
 ) -> list[str]:
     """Return what does not hold of the run."""
-    async with running(config, TRAINING_ROLES) as cast:
+    async with running(config, ROLES) as cast:
         with Console(total_steps=config.steps, title=f"{len(faults)} faults") as view:
             striker = Striker(view, cast, faults, config.run_dir)
             await train_with(cast, config, preparing, striker)

@@ -11,11 +11,11 @@ from actors.driver import run
 from actors.ending import Ending
 from actors.launch import running
 from actors.placement import room
-from actors.programs import STARTING, TRAINING_ROLES
+from actors.programs import STARTING
 from actors.training import train_with
 from actors.workshop import Workshop, as_yaml
 from rlpost.errors import ConfigError
-from rlpost.placing.seats import seats
+from rlpost.placing.seats import ROLES, seats
 from rlpost.reporting.comparison import Comparison, finished
 from rlpost.reporting.comparison_page import write_page
 from rlpost.reporting.console import Board
@@ -68,7 +68,7 @@ def _refuse_different(configs: Sequence[RunConfig]) -> None:
 async def _train_all(configs: Sequence[RunConfig]) -> None:
     """Run all, as many at once as there is room for; the first failure ends the others."""
     waiting = iter(configs)
-    num_casts = min(len(configs), room(seats(configs[0], TRAINING_ROLES)))
+    num_casts = min(len(configs), room(seats(configs[0], ROLES)))
     with Board(total_runs=len(configs)) as board:
         lanes = [asyncio.ensure_future(_train_some(waiting, board)) for _ in range(num_casts)]
         try:
@@ -84,7 +84,7 @@ async def _train_some(waiting: Iterator[RunConfig], board: Board) -> None:
     first = next(waiting, None)
     if first is None:
         return
-    async with running(first, TRAINING_ROLES) as cast:
+    async with running(first, ROLES) as cast:
         for config in chain([first], waiting):
             with board.run("/".join(Path(config.run_dir).parts[-2:]), config.steps) as view:
                 shutil.rmtree(config.run_dir, ignore_errors=True)  # what an interruption left

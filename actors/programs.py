@@ -20,12 +20,12 @@ from rlpost.checkpoints.resuming import Start, complete_export, find_start, newe
 from rlpost.config import recipe_name
 from rlpost.errors import ConfigError
 from rlpost.learning import training_phase
+from rlpost.placing.seats import ROLES
 from rlpost.reporting.console import Console, View
 from rlpost.schema import RunConfig
 
 log = logging.getLogger(__name__)
 
-TRAINING_ROLES = ("learner", "rollout", "reference", "reward")
 STARTING = "starting Ray, vLLM, DeepSpeed and the verifiers: a minute or two on a small machine"
 
 
@@ -59,7 +59,7 @@ async def _train(
     config: RunConfig, preparing: Awaitable[Workshop], start: Start, ending: Ending
 ) -> None:
     title = f"{config.task.name} with {config.objective.name}"
-    async with running(config, TRAINING_ROLES) as cast:
+    async with running(config, ROLES) as cast:
         with Console(total_steps=config.steps, title=title, first_step=start.step) as view:
             history = await train_with(cast, config, preparing, view, start, ending)
             view.message(_summary(config, history))

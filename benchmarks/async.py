@@ -38,10 +38,10 @@ VARIANTS = {
 async def measure(args: argparse.Namespace, setting: str) -> list[dict[str, Any]]:
     """Return each run's measurements."""
     from actors.launch import running
-    from actors.programs import TRAINING_ROLES
     from actors.runtime import ray_runtime
     from actors.training import train_with
     from actors.workshop import Workshop
+    from rlpost.placing.seats import ROLES
     from rlpost.reporting.console import Board
 
     runs = []
@@ -50,7 +50,7 @@ async def measure(args: argparse.Namespace, setting: str) -> list[dict[str, Any]
         small_tokenizer(folder)
         base = configuration(args, SETTINGS[setting], folder, f"steps={args.steps}")
         with ray_runtime(base.ray), Board(total_runs=args.rounds * len(VARIANTS)) as board:
-            async with running(base, TRAINING_ROLES) as cast:
+            async with running(base, ROLES) as cast:
                 for seed in range(args.rounds):
                     for variant, overrides in VARIANTS.items():
                         words = [*overrides, f"seed={seed}", f"steps={args.steps}"]

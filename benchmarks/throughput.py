@@ -180,10 +180,10 @@ def trl_worker(job: Mapping[str, Any]) -> None:
 async def alternate(args: argparse.Namespace, cap: int) -> list[dict[str, Any]]:
     """Return each turn's measurements, rlpost's and TRL's by turns."""
     from actors.launch import running
-    from actors.programs import TRAINING_ROLES
     from actors.runtime import ray_runtime
     from actors.training import make_controller
     from actors.workshop import Recording, Workshop
+    from rlpost.placing.seats import ROLES
     from rlpost.reporting.console import Board
     from rlpost.reporting.tracking import build_tracker
 
@@ -214,7 +214,7 @@ async def alternate(args: argparse.Namespace, cap: int) -> list[dict[str, Any]]:
         tracker = stack.enter_context(
             contextlib.closing(build_tracker(config.tracking, workshop.run_dir, {}))
         )
-        async with running(config, TRAINING_ROLES) as cast:
+        async with running(config, ROLES) as cast:
             recording = Recording(config, tracker, view)
             controller = await make_controller(workshop, cast, recording, view)
             await controller.start()

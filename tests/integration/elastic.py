@@ -14,12 +14,12 @@ from types import SimpleNamespace
 from ray.cluster_utils import Cluster
 
 from actors.launch import running
-from actors.programs import TRAINING_ROLES
 from actors.runtime import ray_runtime
 from actors.training import train_with
 from actors.workshop import Workshop
 from rlpost.config import load
 from rlpost.errors import StoppedError
+from rlpost.placing.seats import ROLES
 
 RAY = Path(sys.executable).with_name("ray")
 
@@ -57,7 +57,7 @@ class Owner:
 
 
 async def train(config, owner):
-    async with running(config, TRAINING_ROLES) as cast:
+    async with running(config, ROLES) as cast:
         with contextlib.suppress(StoppedError):
             preparing = asyncio.to_thread(Workshop, config)
             await train_with(cast, config, preparing, owner, ending=owner.ending)

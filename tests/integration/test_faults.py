@@ -11,7 +11,6 @@ import pytest
 from actors import chaos
 from actors.chaos import FILE, Striker
 from actors.launch import running
-from actors.programs import TRAINING_ROLES
 from actors.training import train_with
 from actors.workshop import Workshop
 from rlpost.chaos import Fault, audit
@@ -19,6 +18,7 @@ from rlpost.cli import main
 from rlpost.config import load
 from rlpost.errors import ActorError
 from rlpost.incidents import FILE as INCIDENTS
+from rlpost.placing.seats import ROLES
 from rlpost.reporting.console import Console
 
 EVERY = ["checkpoint.every=1", "tracking.rollouts_every=1"]
@@ -30,7 +30,7 @@ def fault(step, phase, actor, kind, delay_s=0.0):
 
 async def train(config, faults):
     """Train while the faults strike; return each step's metrics."""
-    async with running(config, TRAINING_ROLES) as cast:
+    async with running(config, ROLES) as cast:
         with Console(total_steps=config.steps, title="faults") as view:
             striker = Striker(view, cast, faults, config.run_dir)
             return await train_with(cast, config, asyncio.to_thread(Workshop, config), striker)

@@ -16,14 +16,13 @@ from actors import processes
 from actors.chaos import Striker
 from actors.launch import running
 from actors.placement import reserve
-from actors.programs import TRAINING_ROLES
 from actors.training import train_with
 from actors.workshop import Workshop
 from rlpost.chaos import Fault
 from rlpost.config import load
 from rlpost.errors import LostError, ResourceError
 from rlpost.incidents import FILE as INCIDENTS
-from rlpost.placing.seats import seats
+from rlpost.placing.seats import ROLES, seats
 from rlpost.reporting.console import Console
 
 TWO = ["learner.num_ranks=2", "rollout.num_workers=2"]
@@ -45,7 +44,7 @@ def two_cores(ray_session):
 
 async def train(config):
     """Train while engines are killed, one that samples and one that sleeps, or is about to."""
-    async with running(config, TRAINING_ROLES) as cast:
+    async with running(config, ROLES) as cast:
         with Console(total_steps=config.steps, title="sharing") as view:
             striker = Striker(view, cast, FAULTS, config.run_dir)
             await train_with(cast, config, asyncio.to_thread(Workshop, config), striker)
@@ -56,7 +55,7 @@ def test_engines_that_sleep_while_ranks_learn_on_their_cores_give_the_same_curve
 ):
     apart = load("quickstart", [*short, *TWO, cpus])
     with pytest.raises(ResourceError, match=r"could not place 5 actors.*2 learner x 0\.8 \+ 2 rol"):
-        reserve(seats(apart, TRAINING_ROLES), timeout_s=1.0)
+        reserve(seats(apart, ROLES), timeout_s=1.0)
 
     words = [*short, *TWO, "layout=colocated", f"ray.num_cpus={CORES}", f"run_dir={tmp_path}"]
     asyncio.run(train(load("quickstart", words)))

@@ -6,10 +6,10 @@ from statistics import median, quantiles
 import pytest
 
 from actors.launch import running
-from actors.programs import TRAINING_ROLES
 from actors.training import train_with
 from actors.workshop import Workshop
 from rlpost.config import load
+from rlpost.placing.seats import ROLES
 from rlpost.reporting.console import Board
 from rlpost.simulation.command import Command, run_command
 
@@ -27,7 +27,7 @@ def runs(ray_session, cpus, short, tmp_path_factory):
     ]
 
     async def train():
-        async with running(configs[0], TRAINING_ROLES) as cast:
+        async with running(configs[0], ROLES) as cast:
             with Board(total_runs=len(configs)) as board:
                 for config in configs:
                     with board.run(config.mode.value, config.steps) as view:

@@ -12,7 +12,6 @@ import pytest
 import ray
 
 from actors.launch import running
-from actors.programs import TRAINING_ROLES
 from actors.training import train_with
 from actors.watching import watched
 from actors.witnesses import look_from
@@ -20,6 +19,7 @@ from actors.workshop import Workshop
 from rlpost.choices import OnStall
 from rlpost.config import load
 from rlpost.errors import StallError
+from rlpost.placing.seats import ROLES
 from rlpost.stalls import processes
 from rlpost.types import Prompt, Sampling, Trajectory
 
@@ -91,7 +91,7 @@ def engine_of(pid):
 
 async def story(config, view, without_ptrace):
     """Train with a worker that stops; then stop more, under each action."""
-    async with running(config, TRAINING_ROLES) as cast:
+    async with running(config, ROLES) as cast:
         worker = named(cast, "rollout-0")
         view.pid = await pid_of(worker)
         await train_with(cast, config, asyncio.to_thread(Workshop, config), view)

@@ -146,4 +146,4 @@ def test_what_is_no_run_is_refused(tmp_path, capsys):
 
 def test_phases_come_with_the_longest_first(tmp_path):
     record = Record(write_run(tmp_path / "run"), "run")
-    assert record.phases() == {"learn": [1.5] * 4, "rollout": [0.5] * 4}
+    assert list(record.phases().items()) == [("learn", [1.5] * 4), ("rollout", [0.5] * 4)]
