@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import psutil
 
-from rlpost.checks import num_gpus
+from rlpost.checks.devices import num_gpus
 from rlpost.config import load
 from rlpost.errors import ConfigError
 from rlpost.planning.plan import Machines, make_plan
