@@ -8,8 +8,8 @@ from statistics import median
 import numpy as np
 
 from rlpost.schema import RunConfig
-from rlpost.simulation.cluster import forward_only_passes
 from rlpost.simulation.engine import EngineRates
+from rlpost.simulation.learning import forward_only_passes
 from rlpost.simulation.rates import Rates
 from rlpost.simulation.records import Line, RecordedGroup, Records
 

@@ -7,16 +7,10 @@ from rlpost.controller import Controller, Parts
 from rlpost.evaluation import Evaluator
 from rlpost.schema import RunConfig
 from rlpost.simulation.clock import run, virtual_loop
-from rlpost.simulation.cluster import (
-    Driver,
-    SimulatedLearner,
-    SimulatedPrompts,
-    SimulatedReference,
-    SimulatedRollouts,
-    SimulatedVerifiers,
-)
 from rlpost.simulation.engine import Work, difference
+from rlpost.simulation.learning import Driver, SimulatedLearner, SimulatedReference
 from rlpost.simulation.rates import Rates, Shapes
+from rlpost.simulation.sampling import SimulatedPrompts, SimulatedRollouts, SimulatedVerifiers
 from rlpost.types import Group
 
 Progress = Callable[[int, float], None]

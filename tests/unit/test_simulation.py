@@ -17,8 +17,8 @@ from rlpost.reporting.tracking import JsonlTracker
 from rlpost.scheduling import Loads
 from rlpost.simulation.calibration import calibrate, fit_engine
 from rlpost.simulation.clock import run, virtual_loop
-from rlpost.simulation.cluster import RankLoad, SimulatedLearner
 from rlpost.simulation.engine import Engine, EngineRates
+from rlpost.simulation.learning import RankLoad, SimulatedLearner
 from rlpost.simulation.rates import DrawnShapes, GroupShape, Rates, RecordedShapes, Responses
 from rlpost.simulation.records import RecordedGroup, Records, read_records
 from rlpost.simulation.running import simulate
