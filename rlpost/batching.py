@@ -15,7 +15,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlpost.balance import deal, fill_rows, fill_tables, split_to
+from rlpost.choices import Reduction
+from rlpost.objectives import build_from
 from rlpost.reduction import token_weights
+from rlpost.schema import RunConfig
 from rlpost.types import Trajectory
 
 
@@ -89,6 +92,22 @@ class BatchPlan:
     micro_batch_tokens: int | None = None
     packing: bool = False
     version: int | None = None
+
+
+def batch_plan(config: RunConfig, num_ranks: int) -> BatchPlan:
+    """Return a recipe's plan."""
+    reduction = config.reduction.value
+    if config.reduction is Reduction.auto:
+        reduction = build_from(config.objective).default_reduction
+    return BatchPlan(
+        num_minibatches=config.minibatches,
+        num_ranks=num_ranks,
+        micro_batch_size=config.learner.micro_batch_size,
+        micro_batch_tokens=config.learner.micro_batch_tokens,
+        packing=config.learner.packing,
+        reduction=reduction,
+        max_response_tokens=config.sampling.max_response_tokens,
+    )
 
 
 def build_batches(samples: Sequence[Sample], plan: BatchPlan, seed: int) -> list[RankBatch]:

@@ -1,64 +1,25 @@
 """The step: sample, score, learn, publish. Written on roles alone; knows nothing of Ray."""
 
-import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any
 
-import torch
-
-from rlpost import advantages
-from rlpost.batching import BatchPlan, RankBatch, Sample, build_batches
+from rlpost.batching import BatchPlan, RankBatch, Sample, batch_plan, build_batches
 from rlpost.buffer import EpisodeBuffer, buffer_plan
-from rlpost.choices import Advantage, Mode, Reduction
+from rlpost.choices import Advantage, Mode
 from rlpost.episodes import Episode, gathered, scored, trained
-from rlpost.errors import StalenessError, WeightSyncError
+from rlpost.errors import WeightSyncError
 from rlpost.evaluation import Evaluator
 from rlpost.guards import Guards
-from rlpost.kl import kl
 from rlpost.metrics import Metrics
-from rlpost.objectives import build_from
-from rlpost.roles import Learner, Reference, Rollouts, Verifiers
+from rlpost.roles import Learner, Prompts, Recorder, Reference, Rollouts, Verifiers
+from rlpost.samples import References, take_samples
 from rlpost.schema import RunConfig
 from rlpost.stalls.progress import Progress
 from rlpost.timing import PhaseTimer, clock
-from rlpost.types import Group, Prompt, Sampling, Trajectory
-
-log = logging.getLogger(__name__)
-
-
-class Prompts(Protocol):
-    """Where training prompts come from."""
-
-    def draw(self, count: int) -> list[Prompt]:
-        """Return the next prompts of the run's order."""
-        ...
-
-    def recall(self, ids: Collection[str]) -> dict[str, Prompt]:
-        """Return prompts that were drawn before, by id."""
-        ...
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the position in the order."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go to a position."""
-        ...
-
-
-class Recorder(Protocol):
-    """Where results go: files, trackers, the console."""
-
-    def phase(self, name: str) -> None:
-        """Say what is going on."""
-        ...
-
-    def record(self, step: int, values: dict[str, float], groups: Sequence[Group]) -> None:
-        """Keep one step's metrics and rollouts."""
-        ...
+from rlpost.types import Group, Prompt, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,18 +80,7 @@ class Controller:
         self.build = build
         self.version = -1
         self.buffer = EpisodeBuffer(parts.prompts.draw, self._episode, buffer_plan(config))
-        reduction = config.reduction.value
-        if config.reduction is Reduction.auto:
-            reduction = build_from(config.objective).default_reduction
-        self.plan = BatchPlan(
-            num_minibatches=config.minibatches,
-            num_ranks=parts.learner.num_ranks,
-            micro_batch_size=config.learner.micro_batch_size,
-            micro_batch_tokens=config.learner.micro_batch_tokens,
-            packing=config.learner.packing,
-            reduction=reduction,
-            max_response_tokens=config.sampling.max_response_tokens,
-        )
+        self.plan = batch_plan(config, parts.learner.num_ranks)
 
     async def start(self) -> dict[str, float]:
         """Publish the first weights, evaluate them, and record both as step 0."""
@@ -177,7 +127,7 @@ class Controller:
         with self._phase("reference", timer):
             references = await self._reference(groups)
         with self._phase("batch", timer):
-            samples = self._samples(groups, references, metrics)
+            samples = take_samples(groups, references, self.config, self.version, metrics)
             plan = replace(self.plan, version=self.version)
             batches = self.build(samples, plan, _seed(self.config.seed, "batch", step))
         with self._phase("learn", timer):
@@ -225,87 +175,11 @@ class Controller:
         """How many trajectories a group needs to be compared within."""
         return 1 if self.config.advantage is Advantage.reinforce_baseline else 2
 
-    async def _reference(self, groups: Sequence[Group]) -> list[tuple[float, ...] | None]:
+    async def _reference(self, groups: Sequence[Group]) -> References:
         trajectories = trained(groups)
         if self.parts.reference is None:
             return [None] * len(trajectories)
-        return list(await self.parts.reference.logprobs(trajectories))
-
-    def _samples(
-        self,
-        groups: Sequence[Group],
-        references: Sequence[tuple[float, ...] | None],
-        metrics: Metrics,
-    ) -> list[Sample]:
-        """Turn rewards into advantages and note what the batch looks like."""
-        trajectories = trained(groups)
-        rewards = torch.tensor([t.reward for t in trajectories], dtype=torch.float64)
-        group_ids = torch.tensor([i for i, g in enumerate(groups) for _ in g.trained])
-        self._note_batch(groups, trajectories, rewards, metrics)
-        rewards = rewards - self._kl_in_reward(trajectories, references)
-        values = advantages.compute(
-            self.config.advantage.value,
-            rewards,
-            group_ids,
-            normalize=self.config.normalize_advantages,
-        )
-        return [
-            Sample(trajectory=trajectory, advantage=advantage, ref_logprobs=reference)
-            for trajectory, advantage, reference in zip(
-                trajectories, values.tolist(), references, strict=True
-            )
-        ]
-
-    def _kl_in_reward(
-        self,
-        trajectories: Sequence[Trajectory],
-        references: Sequence[tuple[float, ...] | None],
-    ) -> torch.Tensor:
-        """Return each trajectory's KL penalty where the recipe takes it from the reward."""
-        penalties = torch.zeros(len(trajectories), dtype=torch.float64)
-        if self.config.kl.where.value != "reward":
-            return penalties
-        for index, (trajectory, reference) in enumerate(zip(trajectories, references, strict=True)):
-            if reference is not None:
-                sampled = torch.tensor([trajectory.behavior_logprobs], dtype=torch.float64)
-                frozen = torch.tensor([reference], dtype=torch.float64)
-                mask = torch.tensor([trajectory.loss_mask])
-                divergence = kl(self.config.kl.estimator.value, sampled, frozen, mask)
-                penalties[index] = self.config.kl_coef * divergence.sum()
-        return penalties
-
-    def _note_batch(
-        self,
-        groups: Sequence[Group],
-        trajectories: Sequence[Trajectory],
-        rewards: torch.Tensor,
-        metrics: Metrics,
-    ) -> None:
-        count = float(len(trajectories))
-        metrics.mean("reward/mean", float(rewards.sum()), count)
-        metrics.mean("reward/std", float(rewards.std()), 1.0)
-        for group in filter(lambda group: group.trained, groups):
-            silent = len({trajectory.reward for trajectory in group.trained}) == 1
-            metrics.mean("group/zero_advantage_frac", float(silent), 1.0)
-        for trajectory in trajectories:
-            num_tokens = float(len(trajectory.token_ids))
-            metrics.mean("response/length_mean", num_tokens, 1.0)
-            metrics.mean("response/truncated_frac", float(trajectory.truncated), 1.0)
-            oldest = min(trajectory.weight_versions, default=self.version)
-            staleness = float(self.version - oldest)
-            if staleness > self.config.staleness_bound:
-                raise StalenessError(
-                    f"a token of version {oldest} would be trained on at version {self.version}, "
-                    f"and at most {self.config.staleness_bound} versions are allowed "
-                    f"(mode={self.config.mode.value}, max_staleness): {trajectory.worker} did not "
-                    "serve what was published"
-                )
-            metrics.mean("staleness/mean", staleness, 1.0)
-            mixed = len(set(trajectory.weight_versions)) > 1
-            metrics.mean("staleness/mixed_frac", float(mixed), 1.0)
-            metrics.maximum("staleness/max", staleness)
-            for name, value in trajectory.reward_parts.items():
-                metrics.mean(f"reward/{name}", value, 1.0)
+        return await self.parts.reference.logprobs(trajectories)
 
     async def _publish(self, timer: PhaseTimer) -> dict[str, float]:
         """Publish the learner's weights and make sure that every worker serves them."""

@@ -1,6 +1,6 @@
-"""The parts that the controller drives, as protocols: async verbs, no word of Ray."""
+"""The parts that the controller drives, as protocols; they know no word of Ray."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -8,6 +8,26 @@ from rlpost.batching import RankBatch
 from rlpost.checkpoints.manifest import FileEntry
 from rlpost.metrics import Metrics
 from rlpost.types import Group, Prompt, Sampling, Trajectory, Verdict
+
+
+class Prompts(Protocol):
+    """Where training prompts come from."""
+
+    def draw(self, count: int) -> list[Prompt]:
+        """Return the next prompts of the run's order."""
+        ...
+
+    def recall(self, ids: Collection[str]) -> dict[str, Prompt]:
+        """Return prompts that were drawn before, by id."""
+        ...
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position in the order."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go to a position."""
+        ...
 
 
 class Rollouts(Protocol):
@@ -71,4 +91,16 @@ class Learner(Protocol):
 
     async def export(self, folder: Path) -> None:
         """Write the policy as a folder that transformers can load."""
+        ...
+
+
+class Recorder(Protocol):
+    """Where results go: files, trackers, the console."""
+
+    def phase(self, name: str) -> None:
+        """Say what is going on."""
+        ...
+
+    def record(self, step: int, values: dict[str, float], groups: Sequence[Group]) -> None:
+        """Keep one step's metrics and rollouts."""
         ...
