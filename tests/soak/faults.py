@@ -5,7 +5,8 @@
 A round is one `rlpost chaos` run of a small task: in turn one learner rank in `mode=sync`, two with
 ZeRO 2, `mode=async`, and a LoRA adapter on what one undisturbed step has trained. Each has 20
 faults of every kind in 60 steps. What a round lost, by its own audit, by a hang or by processes
-left over, is a failure, and the exit code is 1 then. `report.json` has every round.
+left over, is a failure, and the exit code is 1 then. `report.json` has every round and their sum:
+the faults of each kind that were planned, carried out, missed and not reached, and the losses.
 """
 
 import argparse
@@ -16,9 +17,14 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
+from tally import Tally, as_text, read_tally
+
+from rlpost.chaos import plan_faults, read_words
+from rlpost.config import load
 
 REPOSITORY = Path(__file__).parents[2]
 RLPOST = Path(sys.executable).with_name("rlpost")
@@ -72,26 +78,6 @@ def run(words, log):
     return code, [one.name() for one in left if one.is_running()]
 
 
-def events(path):
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def told(folder):
-    """Return what the run's own files say."""
-    incidents = events(folder / "incidents.jsonl")
-    back = [one["after_s"] for one in incidents if one["event"] == "back"]
-    accuracy = [
-        v for line in events(folder / "metrics.jsonl") for k, v in line.items() if "@1" in k
-    ]
-    return {
-        "faults": sum(-1 if "missed" in one else 1 for one in events(folder / "chaos.jsonl")),
-        "lost": sum(one["event"] == "lost" for one in incidents),
-        "back_s_mean": round(sum(back) / len(back), 1) if back else None,
-        "back_s_max": max(back, default=None),
-        "accuracy": accuracy[-1] if accuracy else None,
-    }
-
-
 def main() -> int:
     """Run rounds until the time is over."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -105,20 +91,27 @@ def main() -> int:
     base = asked.out / "base"
     subprocess.run([RLPOST, "train", *BASE, f"run_dir={base}"], check=True, timeout=LIMIT_S)
     deadline, rounds = time.monotonic() + asked.hours * 3600, []
+    total = Tally(faults=Counter(), num_lost=0, back_s=())
     for number, shape in enumerate(itertools.cycle(asked.shapes)):
         if time.monotonic() > deadline:
             break
         folder, began = asked.out / f"round{number:03d}", time.monotonic()
         shaped = [word.format(base=base) for word in SHAPES[shape]]
-        words = [*RECIPE, *shaped, *asked.overrides, f"chaos.seed={number}"]
-        code, left = run([*words, f"run_dir={folder}"], asked.out / f"round{number:03d}.txt")
+        words = [*RECIPE, *shaped, *asked.overrides, f"chaos.seed={number}", f"run_dir={folder}"]
+        plan, overrides = read_words(words)
+        planned = plan_faults(plan, load(None, overrides))
+        code, left = run(words, asked.out / f"round{number:03d}.txt")
+        tally = read_tally(folder, planned)
+        total += tally
         minutes = round((time.monotonic() - began) / 60, 1)
-        rounds.append({"shape": shape, "code": code, "left": left, "min": minutes, **told(folder)})
-        (asked.out / "report.json").write_text(json.dumps(rounds, indent=1))
-        sys.stdout.write(f"{rounds[-1]}\n")
+        told = {"shape": shape, "code": code, "left": left, "min": minutes, **tally.as_json()}
+        rounds.append(told)
+        report = {"rounds": rounds, "all": total.as_json()}
+        (asked.out / "report.json").write_text(json.dumps(report, indent=1))
+        sys.stdout.write(f"{told}\n")
         sys.stdout.flush()
     failed = [one for one in rounds if one["code"] != 0 or one["left"]]
-    sys.stdout.write(f"{len(rounds)} rounds, {len(failed)} failed\n")
+    sys.stdout.write(f"{as_text(total)}\n{len(rounds)} rounds, {len(failed)} failed\n")
     return int(bool(failed))
 
 
