@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from actors.doors import Address, closed
@@ -19,7 +19,7 @@ _QUESTIONS = 6  # in that time
 
 
 @contextmanager
-def watched_head(address: str, lost: Callable[[LostError], None]) -> Iterator[None]:
+def watched_head(address: str, lost: Callable[[LostError], None]) -> Generator[None]:
     """Ask in the block, in a thread of its own, whether the head is there.
 
     Args:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -92,7 +92,7 @@ async def _next(chunks: AsyncIterator[str]) -> str | None:
 
 
 @contextmanager
-def _explained(address: str, kind: type[ConfigError | ResourceError]) -> Iterator[None]:
+def _explained(address: str, kind: type[ConfigError | ResourceError]) -> Generator[None]:
     """Say in one line what Ray's client has to say."""
     try:
         yield

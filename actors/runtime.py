@@ -4,7 +4,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from secrets import token_hex
 from typing import Any
@@ -65,7 +65,7 @@ _UNUSED = ("start_log_monitor", "start_monitor", "start_api_server")
 
 
 @contextmanager
-def ray_runtime(settings: RayConfig) -> Iterator[None]:
+def ray_runtime(settings: RayConfig) -> Generator[None]:
     """Connect to Ray, or start one on this machine that ends with the block, all of it."""
     _set_environment(_ENVIRONMENT)
     if ray.is_initialized():
@@ -90,7 +90,7 @@ def ray_runtime(settings: RayConfig) -> Iterator[None]:
 
 
 @contextmanager
-def _undertaker() -> Iterator[Callable[[str], None]]:
+def _undertaker() -> Generator[Callable[[str], None]]:
     """Have all that is started in the block killed should this process be killed in it.
 
     Yields what is to be told the folder of the Ray session.

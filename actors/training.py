@@ -2,7 +2,7 @@
 
 import asyncio
 import errno
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Generator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -116,7 +116,7 @@ async def _train_from(
 
 
 @contextmanager
-def explained(config: RunConfig) -> Iterator[None]:
+def explained(config: RunConfig) -> Generator[None]:
     """Say what to do when a disk is full."""
     try:
         yield

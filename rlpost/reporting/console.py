@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
@@ -161,7 +161,7 @@ class Board:
         self.bars.stop()
 
     @contextmanager
-    def run(self, title: str, total_steps: int) -> Iterator[View]:
+    def run(self, title: str, total_steps: int) -> Generator[View]:
         """Show a run while the block lasts; count it when the block ends well."""
         bar = self.bars.add_task(title, total=total_steps)
         row = _Row(self, title, bar)

@@ -1,7 +1,7 @@
 """What of a run has advanced last, and what is waited for, since when."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -54,7 +54,7 @@ class Progress:
     @contextmanager
     def waiting(
         self, part: str, what: str, limit_s: float, *, advances: bool = True
-    ) -> Iterator[None]:
+    ) -> Generator[None]:
         """Note a wait for a part of the run; that it ends well is progress if it `advances`."""
         wait = Wait(part=part, what=what, since_s=self.now(), limit_s=limit_s)
         self._waits[id(wait)] = wait

@@ -6,7 +6,7 @@ Nothing of it lies in the machine's own network, so whatever happens it goes wit
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -62,7 +62,7 @@ class Host:
 
 
 @contextmanager
-def parted(*hosts: Host) -> Iterator[None]:
+def parted(*hosts: Host) -> Generator[None]:
     """Keep these hosts from each other in the block; all others reach them as before."""
     _isolate(hosts, "on")
     yield
@@ -94,7 +94,7 @@ def unavailable() -> str | None:
 
 
 @contextmanager
-def namespace(name: str) -> Iterator[str]:
+def namespace(name: str) -> Generator[str]:
     """Add a network namespace and delete it at last."""
     ip("netns", "add", name)
     try:
@@ -105,7 +105,7 @@ def namespace(name: str) -> Iterator[str]:
 
 
 @contextmanager
-def hosts(count: int) -> Iterator[list[Host]]:
+def hosts(count: int) -> Generator[list[Host]]:
     """Make hosts 10.77.0.1, 10.77.0.2, ... and end all that runs on them with the block."""
     mark = f"rlpost-{os.getpid()}"
     with ExitStack() as stack:

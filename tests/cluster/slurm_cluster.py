@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def missing() -> str:
 
 
 @contextmanager
-def slurm(folder: Path, *, nodes: int, cpus: int, gib: int, gpus: int = 0) -> Iterator[None]:
+def slurm(folder: Path, *, nodes: int, cpus: int, gib: int, gpus: int = 0) -> Generator[None]:
     """Run a Slurm of so many nodes of that size, reached by its own commands, while the block runs.
 
     The commands find it by `SLURM_CONF`, which is set in this process's environment.
@@ -115,7 +115,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
+def _environment(name: str, value: str) -> Generator[None]:
     before = os.environ.get(name)
     os.environ[name] = value
     try:
