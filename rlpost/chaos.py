@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from rlpost.errors import ConfigError
 from rlpost.placing.seats import seats
 from rlpost.schema import RunConfig
+from rlpost.words import split_words
 
 PREFIX = "chaos."
 KINDS = {
@@ -57,10 +58,9 @@ def read_words(words: Sequence[str]) -> tuple[ChaosPlan, list[str]]:
     """
     values: dict[str, Any] = {}
     known = [field.name for field in fields(ChaosPlan)]
-    for word in words:
-        if not word.startswith(PREFIX):
-            continue
-        name, _, text = word.removeprefix(PREFIX).partition("=")
+    given, rest = split_words(words, PREFIX)
+    for name, text in given.items():
+        word = f"{PREFIX}{name}={text}"
         if name not in known:
             raise ConfigError(f"unknown field {PREFIX}{name}; available: {', '.join(known)}")
         if name in ("kinds", "roles"):
@@ -69,7 +69,7 @@ def read_words(words: Sequence[str]) -> tuple[ChaosPlan, list[str]]:
             raise ConfigError(f"{word}: expected a whole number from 0 on")
         else:
             values[name] = int(text)
-    return ChaosPlan(**values), [word for word in words if not word.startswith(PREFIX)]
+    return ChaosPlan(**values), rest
 
 
 def _several(word: str, text: str, known: Sequence[str]) -> tuple[str, ...]:

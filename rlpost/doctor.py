@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 
+from rlpost.machine import gpus
+
 _TESTED = {
     "torch": "2.13",
     "ray": "2.60",
@@ -128,8 +130,7 @@ def _room() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    names = sorted(p.name for p in Path("/dev").glob("nvidia[0-9]*"))
-    yield Finding(subject="gpus", found=", ".join(names) or "none: recipes for CPU run")
+    yield Finding(subject="gpus", found=", ".join(gpus()) or "none: recipes for CPU run")
 
 
 def _ports() -> Iterator[Finding]:

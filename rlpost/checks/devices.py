@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
+from rlpost.machine import gpus
 from rlpost.placing.fitting import needed, terms
 from rlpost.placing.seats import ROLES, seats
 from rlpost.schema import RunConfig
@@ -20,21 +20,14 @@ def problems(config: RunConfig) -> Iterator[str]:
         )
     placed = seats(config, ROLES)
     cores = config.ray.num_cpus or os.cpu_count() or 1
-    there = config.ray.num_gpus if config.ray.num_gpus is not None else num_gpus()
-    if (gpus := needed(placed, "GPU")) > there:
+    there = config.ray.num_gpus if config.ray.num_gpus is not None else len(gpus())
+    if (want := needed(placed, "GPU")) > there:
         yield (
-            f"the actors need {gpus:g} GPUs ({terms(placed, 'GPU')}) and this machine has {there}: "
+            f"the actors need {want:g} GPUs ({terms(placed, 'GPU')}) and this machine has {there}: "
             "ask for less, or set ray.address to a cluster"
         )
-    if (cpus := needed(placed, "CPU")) > cores + 1e-6:
+    if (want := needed(placed, "CPU")) > cores + 1e-6:
         yield (
-            f"the actors need {cpus:g} CPUs ({terms(placed, 'CPU')}) and this machine has {cores}: "
+            f"the actors need {want:g} CPUs ({terms(placed, 'CPU')}) and this machine has {cores}: "
             "lower <role>.num_cpus (it reserves, it does not limit), or use fewer ranks or workers"
         )
-
-
-def num_gpus() -> int:
-    """Return this machine's GPUs."""
-    return sum(
-        1 for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()
-    )

@@ -17,6 +17,7 @@ from rlpost.errors import ConfigError, RlpostError
 from rlpost.schema import RunConfig
 from rlpost.simulation.rates import PREFIX
 from rlpost.usage import usage
+from rlpost.words import split_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +37,9 @@ def read_words(words: Sequence[str]) -> Command:
     Raises:
         ConfigError: an option that there is not, or one that is missing.
     """
-    overrides, cluster, kind, out, render = [], {}, "", "", False
-    for word in words:
+    cluster, rest = split_words(words, PREFIX)
+    overrides, kind, out, render = [], "", "", False
+    for word in rest:
         name, equals, value = word.partition("=")
         if word == "--render":
             render = True
@@ -47,8 +49,6 @@ def read_words(words: Sequence[str]) -> Command:
             out = value
         elif name == "cluster":
             kind = value
-        elif name.startswith(PREFIX):
-            cluster[name.removeprefix(PREFIX)] = value
         else:
             overrides.append(word)
     if kind not in NAMES:

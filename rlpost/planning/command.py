@@ -3,16 +3,17 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import psutil
 
-from rlpost.checks.devices import num_gpus
 from rlpost.config import load
 from rlpost.errors import ConfigError
+from rlpost.machine import gpus
 from rlpost.planning.plan import Machines, make_plan
 from rlpost.planning.report import as_text
+from rlpost.words import split_words
 
 PREFIX = "plan."
 _GPU_GIB = 80.0
@@ -26,8 +27,9 @@ _FIELDS = {
 
 def main(words: Sequence[str]) -> int:
     """Print the plan of a recipe; return the exit code."""
-    given = _machines(words)
-    overrides = [w for w in words if w != "--json" and not w.startswith(PREFIX)]
+    fields, rest = split_words(words, PREFIX)
+    given = _machines(fields)
+    overrides = [word for word in rest if word != "--json"]
     for word in overrides:
         if word.startswith("-") or "=" not in word:
             raise ConfigError(
@@ -47,7 +49,7 @@ def this_machine() -> Machines:
     """Return what this machine has; its GPUs are taken to have 80 GiB."""
     return Machines(
         num_cpus=float(os.cpu_count() or 1),
-        num_gpus=float(num_gpus()),
+        num_gpus=float(len(gpus())),
         gpu_gib=_GPU_GIB,
         host_gib=psutil.virtual_memory().total / 2**30,
     )
@@ -57,12 +59,10 @@ def _elsewhere(overrides: Sequence[str]) -> list[str]:
     return [] if any(w.startswith("ray.address=") for w in overrides) else ["ray.address=planned"]
 
 
-def _machines(words: Sequence[str]) -> dict[str, float]:
+def _machines(fields: Mapping[str, str]) -> dict[str, float]:
     values: dict[str, float] = {}
-    for word in words:
-        if not word.startswith(PREFIX):
-            continue
-        name, _, text = word.removeprefix(PREFIX).partition("=")
+    for name, text in fields.items():
+        word = f"{PREFIX}{name}={text}"
         if name not in _FIELDS:
             raise ConfigError(f"unknown field {PREFIX}{name}; available: {', '.join(_FIELDS)}")
         try:

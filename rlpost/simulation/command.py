@@ -26,6 +26,7 @@ from rlpost.simulation.rates import (
 from rlpost.simulation.records import Records, read_records
 from rlpost.simulation.report import Report, as_text, summarise
 from rlpost.simulation.running import simulate
+from rlpost.words import split_words
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +51,12 @@ def read_words(words: Sequence[str]) -> Command:
     Raises:
         ConfigError: an option that there is not.
     """
-    overrides, cluster, run_dir = [], {}, None
-    for word in words:
+    cluster, rest = split_words(words, PREFIX)
+    overrides, run_dir = [], None
+    for word in rest:
         name, equals, value = word.partition("=")
         if name == "from" and equals:
             run_dir = Path(value)
-        elif name.startswith(PREFIX):
-            cluster[name.removeprefix(PREFIX)] = value
         elif word != "--json":
             if word.startswith("-") or not equals:
                 raise ConfigError(

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+from responses import response
 
 from rlpost.characters import character_tokenizer
 from rlpost.config import load
@@ -11,7 +12,7 @@ from rlpost.errors import ConfigError, DataError
 from rlpost.tasks.build import build_source
 from rlpost.tasks.interface import PromptStream, Renderer
 from rlpost.tasks.verification import VerifierPool
-from rlpost.types import Prompt, Trajectory
+from rlpost.types import Prompt
 
 VERIFIERS = """
 import os
@@ -31,18 +32,6 @@ def choose(response, answer, metadata):
 """
 
 
-def trajectory(text):
-    return Trajectory(
-        prompt_ids=(1,),
-        token_ids=(2,),
-        loss_mask=(True,),
-        behavior_logprobs=(0.0,),
-        weight_versions=(0,),
-        text=text,
-        finish_reason="stop",
-    )
-
-
 def test_bad_verifiers_are_counted_and_contained(tmp_path, monkeypatch):
     (tmp_path / "my_verifiers.py").write_text(VERIFIERS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -52,7 +41,7 @@ def test_bad_verifiers_are_counted_and_contained(tmp_path, monkeypatch):
         await pool.start()
         prompt = Prompt(id="p", text="", token_ids=(1,))
         texts = ["good", "loop", "good", "raise", "die", "nan", "good"]
-        verdicts = await pool.verify(prompt, [trajectory(text) for text in texts])
+        verdicts = await pool.verify(prompt, [response(text) for text in texts])
         await pool.close()
         return verdicts
 
@@ -138,7 +127,7 @@ def test_verification_of_many_is_not_one_time_limit_each():
         await pool.start()
         prompt = Prompt(id="p", text="", token_ids=(1,), answer="x")
         started = time.monotonic()
-        verdicts = await pool.verify(prompt, [trajectory("x")] * 300)
+        verdicts = await pool.verify(prompt, [response("x")] * 300)
         await pool.close()
         return verdicts, time.monotonic() - started
 

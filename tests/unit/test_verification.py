@@ -7,11 +7,12 @@ import time
 
 import psutil
 import pytest
+from responses import response
 
 from rlpost.errors import ConfigError, DataError
 from rlpost.tasks.verification import VerifierPool
 from rlpost.tasks.verifiers import math
-from rlpost.types import Prompt, Trajectory
+from rlpost.types import Prompt
 
 UNRULY = """
 import subprocess, sys, time
@@ -48,24 +49,12 @@ def prompt(answer=None, **metadata):
     return Prompt(id="p", text="", token_ids=(1,), answer=answer, metadata=metadata)
 
 
-def trajectory(text):
-    return Trajectory(
-        prompt_ids=(1,),
-        token_ids=(2,),
-        loss_mask=(True,),
-        behavior_logprobs=(0.0,),
-        weight_versions=(0,),
-        text=text,
-        finish_reason="stop",
-    )
-
-
 def verdicts(verifier, question, texts, *, timeout_s=30.0, memory_gib=0.0):
     async def run():
         pool = VerifierPool(verifier, 1, timeout_s, memory_gib)
         await pool.start()
         try:
-            return await pool.verify(question, [trajectory(text) for text in texts])
+            return await pool.verify(question, [response(text) for text in texts])
         finally:
             await pool.close()
 
@@ -84,12 +73,12 @@ def test_an_abandoned_answer_is_not_taken_for_the_next_items(unruly):
     async def run():
         pool = VerifierPool(unruly, 1, 30.0)
         await pool.start()
-        slow = asyncio.create_task(pool.verify(prompt("sleep", seconds=0.5), [trajectory("sleep")]))
+        slow = asyncio.create_task(pool.verify(prompt("sleep", seconds=0.5), [response("sleep")]))
         await asyncio.sleep(0.1)
         slow.cancel()
         with pytest.raises(asyncio.CancelledError):
             await slow
-        following = await pool.verify(prompt("right"), [trajectory("wrong")])
+        following = await pool.verify(prompt("right"), [response("wrong")])
         await pool.close()
         return following[0]
 
@@ -129,7 +118,7 @@ def test_closing_answers_all_who_wait_and_starts_nothing(unruly):
     async def run():
         pool = VerifierPool(unruly, 1, 30.0)
         await pool.start()
-        waiting = asyncio.create_task(pool.verify(prompt(seconds=30), [trajectory("sleep")] * 5))
+        waiting = asyncio.create_task(pool.verify(prompt(seconds=30), [response("sleep")] * 5))
         await asyncio.sleep(0.2)
         await pool.close()
         result = await waiting
