@@ -6,7 +6,7 @@ HELP = frozenset(("-h", "--help"))
 
 _EXAMPLES = """examples:
   rlpost train recipe=quickstart objective=mhpo
-  rlpost train recipe=quickstart objective=holder seed=1 rollout.num_workers=2 learner.zero_stage=3
+  rlpost train recipe=quickstart objective=holder seed=1 rollout.num_workers=2 rollout.num_cpus=0.4
   rlpost train recipe=quickstart --multirun objective=clip,mhpo,holder seed=0,1,2
   rlpost train recipe=gsm8k data.path=path/to/gsm8k --cfg job
   rlpost eval runs/NAME/export recipe=quickstart
