@@ -327,7 +327,7 @@ class LearnerRank:
     def _whole(self) -> dict[str, Tensor]:
         """Return a copy of the policy on rank 0, nothing on the others, which help to gather it."""
         state: dict[str, Tensor] = {}
-        for names, tensors in self._source().iter_groups():
+        for names, tensors in self._source().iter_buckets():
             if self.rank == 0:
                 state.update(
                     zip(names, (tensor.to("cpu", copy=True) for tensor in tensors), strict=True)

@@ -40,8 +40,9 @@ class PolicySource:
 
     It has the methods of vLLM's `WeightSource` and does not inherit from it, because importing
     vLLM costs a CPU learner half a minute. Every rank must iterate in lockstep: gathering is a
-    collective. Iterating fills `fingerprints`. `part` says what of a LoRA policy is meant: it all,
-    its adapter merged into it, or the adapter alone, or the weights that it adapts.
+    collective. Iterating, but by `iter_buckets`, fills `fingerprints`. `part` says what of a LoRA
+    policy is meant: it all, its adapter merged into it, or the adapter alone, or the weights that
+    it adapts.
     """
 
     def __init__(self, model: Any, bucket_bytes: int, part: Part = Part.merged) -> None:
@@ -62,12 +63,16 @@ class PolicySource:
 
     def iter_groups(self) -> Iterator[tuple[list[str], list[Tensor]]]:
         """Yield names and full tensors, one bucket after another; valid until the next one."""
+        for names, tensors in self.iter_buckets():
+            self.fingerprints |= zip(names, map(fingerprint, tensors), strict=True)
+            yield names, tensors
+
+    def iter_buckets(self) -> Iterator[tuple[list[str], list[Tensor]]]:
+        """Yield likewise; who sends the tensors fills `fingerprints` as they are read anyway."""
         self.fingerprints = {}
         for bucket in self._buckets():
             with _gathered([p for entry in bucket for p in entry.parameters]), torch.no_grad():
                 tensors = [entry.materialise().detach() for entry in bucket]
-                for entry, tensor in zip(bucket, tensors, strict=True):
-                    self.fingerprints[entry.meta.name] = fingerprint(tensor)
                 yield [entry.meta.name for entry in bucket], tensors
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:

@@ -3,6 +3,7 @@
 import os
 import time
 import weakref
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from torch import Tensor
 
 from actors.failures import told
+from actors.fingerprint import fingerprint
 from actors.policy_source import PolicySource
 from rlpost.errors import LostError
 
@@ -117,11 +119,13 @@ class RolloutClient:
 
     def _wait(self, verb: str, loading: Loading) -> None:
         """Wait for all answers; leave out whoever is lost, and raise what another one raised."""
-        calls = list(loading.calls)
+        pairs = zip(loading.receivers, loading.calls, strict=True)
+        present = [(receiver, call) for receiver, call in pairs if receiver.place not in self.lost]
+        calls = [call for _, call in present]
         done, _ = (
             ray.wait(calls, num_returns=len(calls), timeout=self.timeout_s) if calls else ([], [])
         )
-        for receiver, call in zip(loading.receivers, calls, strict=True):
+        for receiver, call in present:
             if call not in done:
                 self._leave_out(
                     receiver,
@@ -145,9 +149,9 @@ class RolloutClient:
 class ShmSender:
     """Copies weights, bucket by bucket, into anonymous shared memory that the workers map.
 
-    There are two memories: while the workers load one bucket, the next is gathered and copied. They
-    are memfds, which have a path while this process lives and vanish with it, so a killed learner
-    leaves nothing behind. They are allocated once and used for every update.
+    There are two memories: while the workers load one bucket, the next is gathered and copied, and
+    waits for them. They are memfds, which have a path while this process lives and vanish with it,
+    so a killed learner leaves nothing behind. They are allocated once and used for every update.
     """
 
     def __init__(
@@ -165,27 +169,36 @@ class ShmSender:
 
     def send_weights(self) -> None:
         """Run one whole update; ranks that do not send join the gathering only."""
-        loading: Loading | None = None
-        for number, (names, tensors) in enumerate(self.source.iter_groups()):
+        under_way: deque[Loading] = deque()
+        for number, (names, tensors) in enumerate(self.source.iter_buckets()):
             if not self._memories:
                 continue
-            memory = self._memories[number % 2]
-            offsets = memory.write(tensors)
-            description = {
-                "path": memory.path,
-                "names": names,
-                "dtype_names": [str(tensor.dtype).removeprefix("torch.") for tensor in tensors],
-                "shapes": [list(tensor.shape) for tensor in tensors],
-                "offsets": offsets,
-            }
-            if loading is None:
+            if len(under_way) == len(self._memories):
+                self.client.end_bucket(under_way.popleft())  # its memory is the next to be filled
+            memory = self._memories[number % len(self._memories)]
+            description = self._fill(memory, names, tensors)
+            if number == 0:
                 self.client.start_weight_update()  # not before there is something to load
-            else:
-                self.client.end_bucket(loading)
-            loading = self.client.begin_bucket(description, memory.view())
-        if loading is not None:
+            under_way.append(self.client.begin_bucket(description, memory.view()))
+        if not under_way:
+            return
+        for loading in under_way:
             self.client.end_bucket(loading)
-            self.client.finish_weight_update()
+        self.client.finish_weight_update()
+
+    def _fill(
+        self, memory: "SharedMemory", names: list[str], tensors: Sequence[Tensor]
+    ) -> dict[str, Any]:
+        """Copy a bucket's tensors, note their fingerprints and return where each of them lies."""
+        offsets, fingerprints = memory.write(tensors)
+        self.source.fingerprints |= zip(names, fingerprints, strict=True)
+        return {
+            "path": memory.path,
+            "names": names,
+            "dtype_names": [str(tensor.dtype).removeprefix("torch.") for tensor in tensors],
+            "shapes": [list(tensor.shape) for tensor in tensors],
+            "offsets": offsets,
+        }
 
 
 class SharedMemory:
@@ -197,17 +210,18 @@ class SharedMemory:
         self._storage = torch.empty(0, dtype=torch.uint8)
         self.path = f"/proc/{os.getpid()}/fd/{self._file}"
 
-    def write(self, tensors: Sequence[Tensor]) -> list[int]:
-        """Copy tensors one behind another and return their offsets in bytes."""
+    def write(self, tensors: Sequence[Tensor]) -> tuple[list[int], list[int]]:
+        """Copy tensors one behind another; return their offsets in bytes and fingerprints."""
         offsets, end = [], 0
         for tensor in tensors:
             offsets.append(end)
             end += -(-tensor.nbytes // 64) * 64
         self._reserve(end)
-        for tensor, offset in zip(tensors, offsets, strict=True):
-            flat = tensor.contiguous().view(-1).view(torch.uint8)
-            self._storage[offset : offset + tensor.nbytes].copy_(flat)
-        return offsets
+        fingerprints = [
+            fingerprint(tensor, self._storage[offset : offset + tensor.nbytes])
+            for tensor, offset in zip(tensors, offsets, strict=True)
+        ]
+        return offsets, fingerprints
 
     def write_bytes(self, data: memoryview) -> None:
         """Copy raw bytes to the start."""

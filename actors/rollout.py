@@ -104,6 +104,7 @@ class RolloutWorker:
         self.intake: Intake
         self.slumber: Slumber | None = None
         self.memory: Any = None
+        self.taking = asyncio.Lock()
 
     @property
     def where(self) -> str:
@@ -262,14 +263,15 @@ class RolloutWorker:
     async def update_weights(self, update_info: Mapping[str, Any], buffer: Any = None) -> None:
         """Hand one bucket to vLLM; `buffer` holds its bytes if the learner is on another host."""
         info = dict(update_info)
-        if buffer is not None:
-            from actors.publish import SharedMemory
+        async with self.taking:  # the next bucket may be here already, for the same memory
+            if buffer is not None:
+                from actors.publish import SharedMemory
 
-            self.memory = self.memory or SharedMemory()
-            self.memory.write_bytes(memoryview(buffer))
-            info["path"] = self.memory.path
-        with _explained():
-            await self.intake.take(info)
+                self.memory = self.memory or SharedMemory()
+                self.memory.write_bytes(memoryview(buffer))
+                info["path"] = self.memory.path
+            with _explained():
+                await self.intake.take(info)
 
     async def finish_weight_update(self, version: int, fingerprints: Mapping[str, int]) -> None:
         """Prove the weights that arrived, then serve them.

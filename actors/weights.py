@@ -7,11 +7,9 @@ loads, and the rollout worker serves only if the two agree name by name.
 `register` is vLLM's plugin entry point: it makes the engines known in every vLLM process.
 """
 
-import mmap
 import multiprocessing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +26,8 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngin
 from actors.ending import end_with_parent
 from actors.fingerprint import fingerprint
 from actors.intake import ADAPTER_ID
+from actors.lending import Lender
+from actors.notary import Notary
 from rlpost.stalls.stack_signal import answer_signal
 
 
@@ -47,12 +47,8 @@ class FingerprintMixin:
         load_weights = model.load_weights
 
         def load_and_note(weights: Iterable[tuple[str, Tensor]]) -> Any:
-            def noted() -> Iterator[tuple[str, Tensor]]:
-                for name, tensor in weights:
-                    self.fingerprints[name] = fingerprint(tensor)
-                    yield name, tensor
-
-            return load_weights(noted())
+            with Notary(self.fingerprints) as notary:
+                return load_weights(notary.noted(weights))
 
         model.load_weights = load_and_note
         try:
@@ -78,13 +74,14 @@ class ShmUpdateInfo(WeightTransferUpdateInfo):
 
 
 class ShmTransport(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
-    """Maps a bucket that the learner wrote to shared memory and loads it into the model."""
+    """Loads the model from buckets that the learner writes to shared memory."""
 
     init_info_cls = ShmInitInfo
     update_info_cls = ShmUpdateInfo
 
-    def init_transfer_engine(self, init_info: ShmInitInfo) -> None:
-        """Do nothing: there is no connection to open."""
+    def init_transfer_engine(self, init_info: ShmInitInfo) -> None:  # noqa: ARG002 - vLLM's
+        """Begin anew, with no file of a learner before."""
+        self.lender = Lender()
 
     def start_weight_update(self) -> None:
         """Prepare vLLM's layer-by-layer reload of weights in checkpoint format."""
@@ -111,26 +108,12 @@ class ShmTransport(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
     def receive_weights(self, update_info: ShmUpdateInfo) -> None:
         """Load the tensors of one bucket."""
         model: Any = self.model
-        model.load_weights(mapped_tensors(update_info))
+        with self.lender.lend(update_info) as tensors:
+            model.load_weights(tensors)
 
     def shutdown(self) -> None:
-        """Do nothing: each bucket was unmapped after its load."""
-
-
-def mapped_tensors(bucket: ShmUpdateInfo) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a bucket; each is a copy that outlives the mapping."""
-    with (
-        Path(bucket.path).open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as buffer,
-    ):
-        for name, dtype_name, shape, offset in zip(
-            bucket.names, bucket.dtype_names, bucket.shapes, bucket.offsets, strict=True
-        ):
-            dtype = getattr(torch, dtype_name)
-            count = torch.Size(shape).numel()
-            view = torch.frombuffer(buffer, dtype=dtype, count=count, offset=offset)
-            yield name, view.reshape(shape).clone()
-            del view
+        """Let go of the learner's files."""
+        self.lender = Lender()
 
 
 class ShmEngine(FingerprintMixin, ShmTransport):
@@ -185,7 +168,8 @@ class WorkerExtension:
 
     def take_adapter(self, bucket: dict[str, Any]) -> None:
         """Copy some of its tensors out of shared memory."""
-        self.adapter |= mapped_tensors(ShmUpdateInfo(**bucket))
+        with Lender().lend(ShmUpdateInfo(**bucket)) as tensors:
+            self.adapter |= {name: tensor.clone() for name, tensor in tensors}
 
     def use_adapter(self, settings: dict[str, Any]) -> dict[str, int]:
         """Put the adapter in the place of the one before, and return its fingerprints."""

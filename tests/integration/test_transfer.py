@@ -98,11 +98,11 @@ class FlippingSender(ShmSender):
         memory, write = self._memories[0], self._memories[0].write
 
         def altered(tensors):
-            offsets = write(tensors)
+            offsets, fingerprints = write(tensors)
             if self.flip:
                 values = memory._storage[offsets[1] : offsets[1] + 4].view(torch.float32)
                 values.neg_()
-            return offsets
+            return offsets, fingerprints
 
         memory.write = altered
         try:

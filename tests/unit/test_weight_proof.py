@@ -54,9 +54,10 @@ def test_an_altered_or_missing_tensor_is_named():
 
 def test_shared_memory_gives_back_what_was_written_and_grows():
     memory = SharedMemory()
-    for size in (3, 5000):
+    for size in (3, 5000, 600_001):
         tensors = [torch.arange(size, dtype=torch.float32), torch.ones(2, dtype=torch.bfloat16)]
-        offsets = memory.write(tensors)
+        offsets, fingerprints = memory.write(tensors)
+        assert fingerprints == [fingerprint(tensor) for tensor in tensors]
         with open(memory.path, "rb") as file:  # noqa: PTH123 - a path under /proc
             data = file.read()
         for tensor, offset in zip(tensors, offsets, strict=True):
