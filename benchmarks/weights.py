@@ -3,9 +3,11 @@
     python benchmarks/weights.py --json result.json
 
 The real way: a DeepSpeed rank publishes a scratch model of each size to a vLLM worker, which
-compares fingerprints before it serves. Transfers and copies take their turns; a copy is of one
-tensor into another that exists, by one thread. Extra memory is what a process holds at most
-during a transfer beyond what it held before it, sampled every 10 ms.
+compares fingerprints before it serves. Learner and vLLM have a thread each, unless a recipe's field
+says otherwise. Transfers, copies and packing take their turns; a copy is of one tensor into another
+that exists, by one thread. Packing is what vLLM does on a CPU to the layers of each update, alone,
+by one thread, over memory that exists: a bound that no transfer can beat. Extra memory is what a
+process holds at most during a transfer beyond what it held before it, sampled every 10 ms.
 """
 
 import argparse
@@ -25,18 +27,39 @@ from measured import write_json
 PROCESSES = {"learner": "LearnerRank", "vllm": "EngineCore"}
 
 
-def model_of(size_mib: int) -> str:
-    """Return a scratch model whose float32 weights take about so many MiB."""
+def shape_of(size_mib: int) -> dict[str, int]:
+    """Return the shape of a model whose float32 weights take about so many MiB."""
     hidden = 256 if size_mib < 64 else 1024
     a_layer = (12 * hidden * hidden + 2 * hidden) * 4 / 2**20  # MLP of 8/3 x hidden, attention
-    shape = {
+    return {
         "num_layers": max(1, round(size_mib / a_layer)),
         "hidden_size": hidden,
         "intermediate_size": hidden * 8 // 3 // 64 * 64,
         "num_heads": hidden // 64,
         "num_kv_heads": hidden // 64,
     }
-    return "model.scratch={" + ", ".join(f"{name}: {n}" for name, n in shape.items()) + "}"
+
+
+class Packing:
+    """The linear layers of a model of such a shape, packed by vLLM for its kernels of a CPU."""
+
+    def __init__(self, shape: dict[str, int]) -> None:
+        hidden, inner = shape["hidden_size"], shape["intermediate_size"]
+        sizes = ((hidden, 3 * hidden), (hidden, hidden), (hidden, 2 * inner), (inner, hidden))
+        self._layers = [
+            torch.nn.Linear(*size, bias=False) for _ in range(shape["num_layers"]) for size in sizes
+        ]
+        self.size_bytes = sum(layer.weight.nbytes for layer in self._layers)
+        self.seconds()  # the first allocates
+
+    def seconds(self) -> float:
+        """Return how long it takes to put packed weights in the place of those before."""
+        from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+        started = time.perf_counter()
+        for layer in self._layers:
+            dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
+        return time.perf_counter() - started
 
 
 class Peaks:
@@ -83,9 +106,13 @@ async def measure(size_mib: int, args: argparse.Namespace) -> list[dict[str, Any
     from rlpost.learning import training_phase
 
     runs = []
+    shape = shape_of(size_mib)
+    scratch = ", ".join(f"{name}: {n}" for name, n in shape.items())
+    packing = Packing(shape)
     with tempfile.TemporaryDirectory() as folder:
         config = load(
-            "quickstart", [model_of(size_mib), "steps=1", f"run_dir={folder}", *args.overrides]
+            "quickstart",
+            [f"model.scratch={{{scratch}}}", "steps=1", f"run_dir={folder}", *args.overrides],
         )
         with ray_runtime(config.ray):
             async with running(config, ("learner", "rollout")) as cast:
@@ -102,6 +129,7 @@ async def measure(size_mib: int, args: argparse.Namespace) -> list[dict[str, Any
                         "sync_s": values["weights/sync_s"],
                         "pause_s": values["weights/pause_s"],
                         "copy_s": copy_s(size),
+                        "packing_s": packing.seconds() * size / packing.size_bytes,
                         "extra_mib": peaks.extra_mib,
                     }
                     sys.stderr.write(f"  {run}\n")
@@ -120,8 +148,9 @@ def copy_s(size: int) -> float:
 
 def row(runs: list[dict[str, Any]]) -> str:
     """Return a size's line of the table."""
-    sync, pause, copy = (
-        statistics.median(run[name] for run in runs) for name in ("sync_s", "pause_s", "copy_s")
+    sync, pause, copy, packing = (
+        statistics.median(run[name] for run in runs)
+        for name in ("sync_s", "pause_s", "copy_s", "packing_s")
     )
     size = runs[0]["size_bytes"]
     extra = [max(run["extra_mib"][name] for run in runs) for name in PROCESSES]
@@ -132,6 +161,8 @@ def row(runs: list[dict[str, Any]]) -> str:
         f"{size / sync / 1e9:.2f} GB/s",
         f"{size / copy / 1e9:.2f} GB/s",
         f"{copy / sync:.2f}",
+        f"{packing:.3f} s",
+        f"{copy / packing:.2f}",
         *(f"{one:,.0f} MiB" for one in extra),
     ]
     return f"| {' | '.join(cells)} |"
@@ -152,8 +183,8 @@ def main() -> None:
         runs += found
         rows.append(row(found))
     print("| weights | transfer | engines paused | transfer | copy | transfer : copy | ", end="")
-    print("extra, learner | extra, vLLM |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("packing alone | packing : copy | extra, learner | extra, vLLM |")
+    print("|" + " --- |" * 10)
     print("\n".join(rows))
     if args.json:
         write_json(args.json, vars(args), runs)
