@@ -52,7 +52,8 @@ class Lender:
             dtype = getattr(torch, dtype_name)
             memory = data[offset : offset + torch.Size(shape).numel() * dtype.itemsize]
             storage = torch.from_numpy(memory).untyped_storage()
-            tensor = torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # a view has a base
+            # In place: a view would be the tensor's base for good, and hold the memory.
+            tensor = torch.empty(0, dtype=dtype).set_(storage).resize_(shape)
             loans.append(_Loan(tensor, memory))
             del memory, storage  # only the tensor holds them from here on
             yield name, tensor
