@@ -12,6 +12,11 @@ import torch
 from torch import Tensor
 
 
+def is_lent(name: str) -> bool:
+    """Say whether a tensor is read where it lies: not a bias, some of which vLLM alters on load."""
+    return not name.endswith("bias")
+
+
 class Bucket(Protocol):
     """A file in shared memory, and where each tensor lies in it."""
 
@@ -27,7 +32,7 @@ class Lender:
 
     Use: `with lender.lend(bucket) as tensors: load(tensors)`. Afterwards the learner may write to
     the file again. What is still held then, like the parts of a layer whose others come in the next
-    bucket, has become a copy.
+    bucket, has become a copy. Biases are copies from the beginning.
     """
 
     def __init__(self) -> None:
@@ -51,10 +56,13 @@ class Lender:
         ):
             dtype = getattr(torch, dtype_name)
             memory = data[offset : offset + torch.Size(shape).numel() * dtype.itemsize]
+            if not is_lent(name):
+                memory = memory.copy()
             storage = torch.from_numpy(memory).untyped_storage()
             # In place: a view would be the tensor's base for good, and hold the memory.
             tensor = torch.empty(0, dtype=dtype).set_(storage).resize_(shape)
-            loans.append(_Loan(tensor, memory))
+            if is_lent(name):
+                loans.append(_Loan(tensor, memory))
             del memory, storage  # only the tensor holds them from here on
             yield name, tensor
             del tensor

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from actors.fingerprint import fingerprint
+from actors.lending import is_lent
 
 
 class Notary:
     """Notes the fingerprints of tensors on their way; all of them stand when its block ends.
 
-    On one CPU thread, those of a tensor are taken beside its load, where a core is free.
+    On one CPU thread, those of what is lent are taken beside its load, where a core is free.
     """
 
     def __init__(self, fingerprints: dict[str, int]) -> None:
@@ -32,7 +33,7 @@ class Notary:
         """Yield the same tensors."""
         beside = torch.get_num_threads() == 1
         for name, tensor in weights:
-            if beside and tensor.device.type == "cpu":
+            if beside and tensor.device.type == "cpu" and is_lent(name):
                 self._pending[name] = self._beside.submit(fingerprint, tensor)
             else:
                 self.fingerprints[name] = fingerprint(tensor)
