@@ -29,7 +29,6 @@ def engine_arguments(config: RunConfig, worker: int, model_folder: str) -> dict[
         "generation_config": "vllm",  # nothing but our own Sampling shapes the distribution
         "logprobs_mode": "processed_logprobs",  # of the distribution sampled from
         "enable_prefix_caching": True,
-        "disable_log_stats": True,
         "weight_transfer_config": WeightTransferConfig(backend=engine_name(backend)),
         "worker_extension_cls": "actors.weights.WorkerExtension",
         **adapter_arguments(config.model.lora),

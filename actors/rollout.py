@@ -62,7 +62,10 @@ def _refusal(error: ValueError) -> str:
 
 def _versions(spans: Any) -> tuple[int, ...]:
     """Return each token's version from vLLM's own record of which weights sampled it."""
-    return tuple(int(span.version) for span in spans for _ in range(span.start, span.end))
+    versions: list[int] = []
+    for span in spans:
+        versions += [int(span.version)] * (span.end - span.start)
+    return tuple(versions)
 
 
 def _check_head_size(head_size: int) -> None:
@@ -132,7 +135,7 @@ class RolloutWorker:
             raise ConfigError(_refusal(error)) from error
         if config.rollout.num_gpus == 0:
             _check_head_size(plan.model_config.get_head_size())
-        self.engine = AsyncLLM.from_vllm_config(plan)
+        self.engine = AsyncLLM.from_vllm_config(plan, disable_log_stats=True)
         if config.rollout.pipeline_parallel_size > 1 and not config.rollout.num_gpus:
             await self.engine.collective_rpc("prepare_pipeline")
         self.tokenizer = load_tokenizer(config)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rlpost.atomic import atomic_folder
+from rlpost.attention import attention_name
 from rlpost.errors import ConfigError, ResourceError
 from rlpost.schema import RunConfig
 
@@ -120,10 +121,11 @@ def load_policy(config: RunConfig, folder: str | Path, *, trainable: bool = True
     """
     from transformers import AutoModelForCausalLM
 
+    num_gpus = config.learner.num_gpus if trainable else config.reference.num_gpus
     model = AutoModelForCausalLM.from_pretrained(
         str(folder),
         dtype=getattr(torch, config.model.dtype.value),
-        attn_implementation="sdpa",
+        attn_implementation=attention_name(config.model.dtype.value, num_gpus),
         trust_remote_code=config.model.trust_remote_code,
     )
     model.config.use_cache = False
