@@ -22,15 +22,22 @@ from actors.snapshot import Snapshots, restore
 from actors.ways import Ways
 from rlpost.batching import MicroBatch, RankBatch
 from rlpost.checkpoints.manifest import FileEntry
-from rlpost.choices import Offload, OldLogprobs
+from rlpost.choices import Dtype, Offload, OldLogprobs
 from rlpost.guards.finite import FiniteWatch, check_norm
-from rlpost.learning import Phase, TokenPolicy, first_ratio, mismatch_metrics, policy_loss
+from rlpost.learning import (
+    Phase,
+    TokenPolicy,
+    first_ratio,
+    mismatch_metrics,
+    policy_loss,
+    zero_stage,
+)
 from rlpost.metrics import Metrics
 from rlpost.models import load_policy, load_tokenizer, save_policy
 from rlpost.objectives import build_from
 from rlpost.paths import check_seen
 from rlpost.placing.sharing import num_sharing
-from rlpost.schema import LearnerConfig, RunConfig
+from rlpost.schema import RunConfig
 from rlpost.stalls.stack_signal import answer_signal
 
 log = logging.getLogger(__name__)
@@ -134,7 +141,7 @@ class LearnerRank:
         torch.manual_seed(phase.seed)
         self.policy = load_policy(config, folder)
         module = TokenPolicy(self.policy, phase.temperature, packing=config.learner.packing)
-        settings = deepspeed_config(config.learner, config.model.dtype.value)
+        settings = deepspeed_config(config)
         if config.learner.zero_stage == 3:
             shard(module, settings)
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -269,8 +276,8 @@ class LearnerRank:
         return load_tokenizer(self.config).decode(token_ids)
 
     def _grad_norm_before_step(self) -> float | None:
-        """Return the norm before clipping where DeepSpeed does not keep it: ZeRO 0 in float32."""
-        if self.config.learner.zero_stage > 0 or self.config.model.dtype.value != "float32":
+        """Return the norm before clipping where DeepSpeed does not keep it: without ZeRO."""
+        if zero_stage(self.config) > 0:
             return None
         gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
@@ -356,13 +363,15 @@ def shard(module: torch.nn.Module, settings: Mapping[str, Any]) -> None:
             setattr(part, name, buffer.to(device))
 
 
-def deepspeed_config(learner: LearnerConfig, dtype: str) -> dict[str, Any]:
+def deepspeed_config(config: RunConfig) -> dict[str, Any]:
     """Return DeepSpeed's configuration.
 
     Accumulation is ours (`set_gradient_accumulation_boundary`), so DeepSpeed's count is 1 and it
-    divides by nothing.
+    divides by nothing. Gradients are added up in float32, in which as many micro-batches as one
+    likes sum to the same.
     """
-    zero: dict[str, Any] = {"stage": learner.zero_stage}
+    learner = config.learner
+    zero: dict[str, Any] = {"stage": zero_stage(config)}
     if learner.offload_optimizer is Offload.cpu:
         zero["offload_optimizer"] = {"device": "cpu"}
     if learner.offload_parameters is Offload.cpu:
@@ -372,8 +381,11 @@ def deepspeed_config(learner: LearnerConfig, dtype: str) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "gradient_clipping": learner.max_grad_norm,
         "zero_optimization": zero,
+        # Once a step it costs little; ZeRO 2 and 3 send each micro-batch's gradient, in its dtype.
+        **({"communication_data_type": "fp32"} if zero["stage"] < 2 else {}),
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "bf16": {"enabled": dtype == "bfloat16"},
+        "bf16": {"enabled": config.model.dtype is Dtype.bfloat16},
+        "data_types": {"grad_accum_dtype": "fp32"},
         "steps_per_print": 2**31,
     }

@@ -20,12 +20,6 @@ _COMMON = {
     "PYTHONDONTWRITEBYTECODE": "",  # without cached bytecode vLLM takes a minute longer to start
 }
 
-# Huge pages, and memory that is kept for the next step rather than given back page by page.
-_CPU_MEMORY = {
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:"
-    "glibc.malloc.trim_threshold=4294967296:glibc.malloc.top_pad=67108864"
-}
-
 KINDS = {
     "learner": LearnerRank,
     "rollout": RolloutWorker,
@@ -55,7 +49,11 @@ def _environment(config: RunConfig, role: str) -> dict[str, str]:
     threads = {"learner": config.learner.num_threads, "reference": config.reference.num_threads}
     environment = _COMMON | {"OMP_NUM_THREADS": str(threads.get(role, 1))}
     if role == "learner" and not config.learner.num_gpus:
-        environment |= _CPU_MEMORY | {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        environment |= {
+            "DS_ACCELERATOR": "cpu",
+            "CUDA_VISIBLE_DEVICES": "",
+            "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # a tenth less time for a small policy
+        }
     return environment
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rlpost.batching import MicroBatch
-from rlpost.choices import Correction, LrSchedule, OldLogprobs
+from rlpost.choices import Correction, Dtype, LrSchedule, OldLogprobs
 from rlpost.corrections import correction_weights
 from rlpost.errors import ConfigError
 from rlpost.kl import kl
@@ -40,6 +40,14 @@ class Phase:
     warmup_updates: int
     num_updates: int
     num_steps: int
+
+
+def zero_stage(config: RunConfig) -> int:
+    """Return the ZeRO stage that DeepSpeed is given.
+
+    It adds gradients of bfloat16 up in float32 with ZeRO 1 and more only.
+    """
+    return config.learner.zero_stage or int(config.model.dtype is Dtype.bfloat16)
 
 
 def training_phase(config: RunConfig) -> Phase:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rlpost.choices import Offload
+from rlpost.choices import Dtype, Offload
+from rlpost.learning import zero_stage
 from rlpost.planning.shape import ITEM_BYTES, PolicyShape
 from rlpost.schema import RunConfig
 
@@ -38,14 +39,14 @@ def learner_memory(config: RunConfig, shape: PolicyShape, *, micro_tokens: int) 
     learner = config.learner
     item = ITEM_BYTES[config.model.dtype.value]
     states = _states(config, shape, item)
-    gradients = item * shape.num_trained // (_ranks(config) if learner.zero_stage >= 2 else 1)
+    gradients = _gradients(config, shape, item)
     buffers = _buffers(config, shape, item)
     step = _step(config, shape)
     host: dict[str, int] = {}
     if learner.offload_optimizer is Offload.cpu:
         host |= {name: states.pop(name) for name in (MASTER, MOMENTS) if name in states}
         host["float32 gradients"] = _MASTER * shape.num_trained // _ranks(config)
-        gradients, step = gradients if learner.zero_stage < 2 else 0, 0
+        gradients, step = gradients if zero_stage(config) < 2 else 0, 0
     if learner.offload_parameters is Offload.cpu:
         host["weights"] = states.pop("weights")
     activations = _activations(config, shape, micro_tokens, item)
@@ -55,7 +56,7 @@ def learner_memory(config: RunConfig, shape: PolicyShape, *, micro_tokens: int) 
         passing += buffers
     else:  # touched bit by bit, as activations go
         passing = max(passing, buffers)
-    if not learner.zero_stage and item == _MASTER:
+    if not zero_stage(config):
         step += gradients
     return LearnerMemory(
         states=states,
@@ -71,21 +72,31 @@ def learner_memory(config: RunConfig, shape: PolicyShape, *, micro_tokens: int) 
 
 def _ranks(config: RunConfig) -> int:
     """Return over how many ranks ZeRO spreads things."""
-    return config.learner.num_ranks if config.learner.zero_stage else 1
+    return config.learner.num_ranks if zero_stage(config) else 1
 
 
 def _states(config: RunConfig, shape: PolicyShape, item: int) -> dict[str, int]:
-    stage, ranks = config.learner.zero_stage, _ranks(config)
+    stage, ranks = zero_stage(config), _ranks(config)
     states = {"weights": item * shape.num_parameters // (ranks if stage == 3 else 1)}
-    if stage or item < _MASTER:
+    if stage:
         states[MASTER] = _MASTER * shape.num_trained // ranks
     states[MOMENTS] = _MOMENTS * shape.num_trained // ranks
     return states
 
 
+def _gradients(config: RunConfig, shape: PolicyShape, item: int) -> int:
+    """Return what gradients are added up in, float32, and a micro-batch's own in a narrow dtype.
+
+    ZeRO 2 and 3 shard the sum, and let go of a micro-batch's as soon as it is in there.
+    """
+    if zero_stage(config) >= 2:
+        return _MASTER * shape.num_trained // _ranks(config)
+    return (_MASTER + (item if item < _MASTER else 0)) * shape.num_trained
+
+
 def _buffers(config: RunConfig, shape: PolicyShape, item: int) -> int:
     """Return what DeepSpeed communicates through; memory of a CPU counts only once it is used."""
-    stage, on_gpu = config.learner.zero_stage, config.learner.num_gpus > 0
+    stage, on_gpu = zero_stage(config), config.learner.num_gpus > 0
     if not stage:
         return 0
     bucket = _REDUCE_BUCKET if on_gpu else min(_REDUCE_BUCKET, shape.num_trained)
@@ -96,14 +107,15 @@ def _buffers(config: RunConfig, shape: PolicyShape, item: int) -> int:
 def _step(config: RunConfig, shape: PolicyShape) -> int:
     """Return what the optimiser's step takes beside states and gradients.
 
-    Gradients in float32, which take the place of others, and two temporary tensors as large as
-    what Adam works on at once: under ZeRO a rank's share, flat; else a parameter, or on a GPU all.
+    Gradients, of which ZeRO 3 makes a flat copy where they are not of the weights' dtype, and two
+    temporary tensors as large as what Adam works on at once: under ZeRO a rank's share, flat; else
+    a parameter, or on a GPU all.
     """
-    stage, ranks = config.learner.zero_stage, _ranks(config)
-    narrow = config.model.dtype.value != "float32"
-    share = shape.num_trained // ranks
+    stage = zero_stage(config)
+    share = shape.num_trained // _ranks(config)
     at_once = share if stage or config.learner.num_gpus else shape.largest_parameter
-    return 4 * ((share if stage or narrow else 0) + 2 * at_once)
+    copied = stage == 3 and config.model.dtype is not Dtype.float32
+    return 4 * ((share if stage else 0) + (share if copied else 0) + 2 * at_once)
 
 
 def _activations(config: RunConfig, shape: PolicyShape, tokens: int, item: int) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from rlpost.choices import Offload, Placement
+from rlpost.choices import Dtype, Offload, Placement
 from rlpost.planning.plan import Plan
 from rlpost.schema import RunConfig
 
@@ -148,7 +148,8 @@ def _batch(config: RunConfig, plan: Plan) -> Iterator[str]:
             f"learner.micro_batch_size={size} is more than the {batch.sequences_per_rank} "
             "sequences that a rank has in an update: it has no further effect"
         )
-    if config.learner.zero_stage and config.learner.num_ranks == 1:
+    wide = config.model.dtype is Dtype.float32  # bfloat16 has float32 master weights in any case
+    if wide and config.learner.zero_stage and config.learner.num_ranks == 1:
         yield (
             f"learner.zero_stage={config.learner.zero_stage} shards nothing over one rank and "
             "keeps a second copy of the weights: use learner.zero_stage=0 unless it offloads"

@@ -71,7 +71,7 @@ class LearnerConfig:
     num_threads: int = 1  # a rank
     placement: Placement = Placement.pack
     node_labels: dict[str, str] = field(default_factory=dict)  # only on Ray nodes with these
-    zero_stage: int = 0
+    zero_stage: int = 0  # bfloat16 takes at least 1, for gradients that add up in float32
     micro_batch_size: int = 32  # sequences
     micro_batch_tokens: int | None = None  # instead of it: tokens, padding included
     packing: bool = False  # through the model without padding, end to end in one row

@@ -127,6 +127,9 @@ async def curves_of(ranks, cpus, folder, variants, disk):
                 await learner.load(folder, replace(phase, learning_rate=0.0), 300.0)
                 found["gradients", name] = await gradients(learner, ranks)
                 found["refused", name] = await refusals(learner, config, folder, phase)
+            if "bfloat16" in name:
+                await learner.load(folder, replace(phase, learning_rate=0.0), 300.0)
+                found["repeated", name] = [await repeated(learner, count) for count in (1, 512)]
             if name == SHAPES[0]:
                 found["dropout"] = await with_dropout(learner, folder, phase)
             await learner.load(folder, phase, 300.0)
@@ -205,6 +208,14 @@ async def gradients(learner, ranks):
         ]
         found[count, packing] = (await asyncio.gather(*calls))[0]
     return found
+
+
+async def repeated(learner, count):
+    """Return the gradient of a minibatch that is one sequence, so many micro-batches of it."""
+    plan = replace(cut(1), num_minibatches=1, micro_batch_size=1)
+    [batch] = build_batches(samples(1, 1) * count, plan, 1)
+    assert len(batch.minibatches[0]) == count
+    return await learner.actors[0].handle.__ray_call__.remote(gradient, batch, False)
 
 
 def batches_of(step, ranks):
@@ -311,6 +322,13 @@ def test_any_cut_of_a_minibatch_gives_the_same_gradient(curves, shape):
     assert float(expected.norm()) > 1e-2
     for cut, found in curves["gradients", shape].items():
         assert float((flat(found) - expected).norm() / expected.norm()) < 1e-6, cut
+
+
+@pytest.mark.parametrize("variant", ["bfloat16", "bfloat16, sharded"])
+def test_bfloat16_gradients_add_up_over_many_micro_batches(curves, variant):
+    once, often = (flat(found).float() for found in curves["repeated", variant])
+    # Added in bfloat16 they would stand still after 256 of 512: half would be missing.
+    assert float((often - once).norm() / once.norm()) < 1e-3
 
 
 @pytest.mark.parametrize("variant", [*SHAPES, *SAME, *OTHER], ids=str)
