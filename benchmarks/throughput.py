@@ -4,10 +4,12 @@
 
 Both start from the same weights and see the same prompts in the same order, with the same group
 size, response limit, sampling, reward, loss (clip, sequence mean) and AdamW, on the same cores: the
-one that has no turn waits. A step samples, scores, learns and, for rlpost, puts the weights into
-vLLM. With `mode=async` a turn should be several steps (`--steps 5`): it begins and ends with all
-samples of later steps ready, so that nothing is sampled while the other has its turn. The first
-turns warm up and do not count. TRL must be installed beside rlpost.
+one that has no turn waits. rlpost has an engine and a learner rank on each core, TRL as many
+threads; `model.dtype` is rlpost's, TRL stays in float32, in which it is the faster on a CPU. A step
+samples, scores, learns and, for rlpost, puts the weights into vLLM. With `mode=async` a turn should
+be several steps (`--steps 5`): it begins and ends with all samples of later steps ready, so that
+nothing is sampled while the other has its turn. The first turns warm up and do not count. TRL must
+be installed beside rlpost.
 """
 
 import argparse
@@ -68,9 +70,13 @@ def configuration(args: argparse.Namespace, cap: int, folder: Path, *overrides: 
             f"sampling.max_response_tokens={cap}",
             "warmstart.steps=0",
             f"learner.learning_rate={args.learning_rate}",
-            f"learner.num_threads={args.threads}",
+            # A process a core: small products gain little from a second thread.
+            f"learner.num_ranks={args.threads}",
+            f"learner.num_cpus={0.8 / args.threads}",
             f"learner.micro_batch_tokens={max(args.micro_batch_tokens, cap + 16)}",
-            f"rollout.num_threads={args.threads}",
+            f"rollout.num_workers={args.threads}",
+            f"rollout.num_cpus={0.8 / args.threads}",
+            "guards.max_logprob_gap=0.02",  # for model.dtype=bfloat16
             "eval.every=0",
             "checkpoint.export_at_end=false",
             "tracking.rollouts_every=0",
@@ -295,7 +301,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--micro-batch-tokens", type=int, default=4096)
-    parser.add_argument("--trl-micro-batch-size", type=int, default=PROMPTS * GROUP)
+    parser.add_argument("--trl-micro-batch-size", type=int, default=64, help="sequences")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--trl-worker", help=argparse.SUPPRESS)
