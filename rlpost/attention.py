@@ -33,6 +33,8 @@ def _attention(
 ) -> tuple[Tensor, None]:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    wide = (states.to(torch.float32) for states in (query, key, value))
-    output, _ = sdpa_attention_forward(module, *wide, attention_mask, **settings)
+    wide = torch.float32
+    output, _ = sdpa_attention_forward(
+        module, query.to(wide), key.to(wide), value.to(wide), attention_mask, **settings
+    )
     return output.to(query.dtype), None
