@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -31,7 +31,7 @@ _HEALTH_S = 1.0
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _explained() -> Generator[None]:
     """Say why vLLM's engine, a process of its own, died: its last words are in our log file."""
     from vllm.v1.engine.exceptions import EngineDeadError
 

@@ -1,6 +1,6 @@
 """Sync beside async at several bounds of staleness: seconds a step, and the reward reached.
 
-    python benchmarks/async.py --json result.json
+    python benchmarks/async.py --json result.json model.dtype=bfloat16
 
 One cast of actors runs all variants in turn, each from the same weights over the same prompts, for
 as many samples: the model, task and reward of `throughput.py`, at two lengths of responses. What
@@ -103,6 +103,7 @@ def rows(setting: str, runs: list[dict[str, Any]]) -> list[str]:
 def main() -> None:
     """Measure the settings and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("overrides", nargs="*", help="of the recipe: field=value")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=1)
@@ -111,7 +112,6 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    args.overrides = []
     here = str(Path(__file__).parent)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     runs = []
