@@ -5,11 +5,10 @@
 Both start from the same weights and see the same prompts in the same order, with the same group
 size, response limit, sampling, reward, loss (clip, sequence mean) and AdamW, on the same cores: the
 one that has no turn waits. rlpost has an engine and a learner rank on each core, TRL as many
-threads; `model.dtype` is rlpost's, TRL stays in float32, in which it is the faster on a CPU. A step
-samples, scores, learns and, for rlpost, puts the weights into vLLM. With `mode=async` a turn should
-be several steps (`--steps 5`): it begins and ends with all samples of later steps ready, so that
-nothing is sampled while the other has its turn. The first turns warm up and do not count. TRL must
-be installed beside rlpost.
+threads; `model.dtype` is rlpost's, `--trl-bf16` is TRL's. A step samples, scores, learns and, for
+rlpost, puts the weights into vLLM. With `mode=async` a turn should be several steps (`--steps 5`):
+it begins and ends with all samples of later steps ready, so that nothing is sampled while the other
+has its turn. The first turns warm up and do not count. TRL must be installed beside rlpost.
 """
 
 import argparse
@@ -148,7 +147,7 @@ def trl_worker(job: Mapping[str, Any]) -> None:
     arguments = GRPOConfig(
         output_dir=job["folder"],
         use_cpu=True,
-        bf16=False,
+        bf16=job["bf16"],
         max_steps=job["steps"] + 1,  # the last step's result is told as the next begins
         per_device_train_batch_size=job["micro_batch_size"],
         gradient_accumulation_steps=PROMPTS * GROUP // job["micro_batch_size"],
@@ -210,6 +209,7 @@ async def alternate(args: argparse.Namespace, cap: int) -> list[dict[str, Any]]:
             "cap": cap,
             "learning_rate": args.learning_rate,
             "micro_batch_size": args.trl_micro_batch_size,
+            "bf16": args.trl_bf16,
             "prompts": prompts,
         }
         trl = await asyncio.to_thread(TrlTurns, job, args.threads)
@@ -302,6 +302,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--micro-batch-tokens", type=int, default=4096)
     parser.add_argument("--trl-micro-batch-size", type=int, default=64, help="sequences")
+    parser.add_argument("--trl-bf16", action="store_true")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--trl-worker", help=argparse.SUPPRESS)

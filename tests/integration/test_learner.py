@@ -197,13 +197,8 @@ def gradient(rank, batch, packing):
 async def gradients(learner, ranks):
     found = {}
     for count, packing in CUTS:
-        plan = BatchPlan(
-            num_minibatches=1,
-            num_ranks=ranks,
-            micro_batch_size=NUM_CUT // ranks // count,
-            reduction="sequence_mean",
-            max_response_tokens=8,
-        )
+        size = NUM_CUT // ranks // count
+        plan = replace(cut(ranks), num_minibatches=1, micro_batch_size=size)
         batches = build_batches(samples(1, NUM_CUT), plan, 1)
         assert {len(batch.minibatches[0]) for batch in batches} == {count}
         calls = [
@@ -223,14 +218,7 @@ async def repeated(learner, count):
 
 
 def batches_of(step, ranks):
-    plan = BatchPlan(
-        num_minibatches=2,
-        num_ranks=ranks,
-        micro_batch_size=4,
-        reduction="sequence_mean",
-        max_response_tokens=8,
-    )
-    return build_batches(samples(step), plan, step)
+    return build_batches(samples(step), cut(ranks), step)
 
 
 async def with_dropout(learner, folder, phase):

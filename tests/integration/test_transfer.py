@@ -89,6 +89,11 @@ async def under_way(config, pool, policy, publish, states):
     return trajectories, max(recorded), sum(other) / len(other)
 
 
+def keeps_statistics(worker):
+    """Return whether vLLM counts what nobody reads, with each token that it samples."""
+    return worker.engine.log_stats or worker.engine.output_processor.log_stats
+
+
 class FlippingSender(ShmSender):
     """Turns the sign of one element after it was fingerprinted, as a broken transport would."""
 
@@ -161,7 +166,6 @@ def engine_processes():
 
 async def story(config, folder):
     """Play all scenes on one worker, since starting vLLM takes longest; return what was seen."""
-    seen = {}
     policy = load_policy(config, prepare_model(config, folder))
     torch.manual_seed(0)
     async with running(config, ("rollout",)) as cast:
@@ -176,6 +180,7 @@ async def story(config, folder):
             await asyncio.to_thread(sender.send_weights)
             pool.published(client.lost)
 
+        seen = {"statistics": await receivers[0].handle.__ray_call__.remote(keeps_statistics)}
         await publish(0)
         seen["interrupted"] = await interrupted(config, pool, policy, publish, client)
         states = {1: shaken(policy)}  # they differ from those that vLLM was started with
@@ -228,6 +233,10 @@ async def story(config, folder):
 @pytest.fixture(scope="module")
 def seen(config, ray_session, tmp_path_factory):
     return asyncio.run(story(config, tmp_path_factory.mktemp("transfer") / "model"))
+
+
+def test_vllm_keeps_no_statistics(seen):
+    assert not seen["statistics"]
 
 
 def test_a_transfer_gives_vllm_the_learners_logprobs(seen):
